@@ -1,0 +1,1 @@
+"""What two processes must agree on: settings, requests, records, pixels, networks, the model store, engines."""

@@ -1,0 +1,1 @@
+"""Engine providers: code that runs an exported network on a batch."""

@@ -1,0 +1,1 @@
+"""The results database: mapped classes, sessions and the ledger of instances."""

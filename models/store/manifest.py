@@ -1,0 +1,53 @@
+"""The manifest of a model version: everything a worker must know to serve it and a reader to judge it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.pixels.spec import InputSpec
+from models.tasks import Task
+
+
+class Manifest(BaseModel):
+    """``manifest.json`` of ``<store>/<task>/<version>/``.
+
+    Attributes:
+        labels: class names in the order of the ``probability`` output's last axis.
+        positive_label: for two-class tasks, the label that `thresholds` speaks of.
+        thresholds: decision thresholds by label, in [0, 1].
+        output_names: of the graph; ``probability`` (N, C) float32 sums to 1; ``cam`` (N, h, w) float32 in [0, 1].
+        files: sha256 hex digest by path relative to the version's directory, manifest excluded.
+        metrics: measured figures by split name, e.g. ``{"validation": {"roc_auc": ...}}``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = Field(1, ge=1, le=1)
+    task: Task
+    network: str
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    labels: tuple[str, ...]
+    positive_label: str | None = None
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    input_spec: InputSpec
+    output_names: tuple[str, ...]
+    files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    training_data: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    licence: str
+    created: datetime
+    radstream_version: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        unknown = set(self.thresholds) - set(self.labels)
+        if unknown:
+            raise ValueError(f"thresholds for unknown labels: {', '.join(sorted(unknown))}")
+        if self.positive_label is not None and self.positive_label not in self.labels:
+            raise ValueError("positive_label is not one of the labels")
+        if "network.onnx" not in self.files:
+            raise ValueError("files has no network.onnx")
+        return self

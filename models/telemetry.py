@@ -1,0 +1,150 @@
+"""Structured logs without patient data, and the HTTP port with ``/metrics``, ``/healthz`` and ``/readyz``.
+
+Two rules keep patients out of the logs. Exceptions are logged as type and place, never with their message, which may
+quote a dataset. Records of other libraries are logged as logger name and place, never with their text, for the same
+reason: pydicom and pynetdicom quote element values in warnings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from models.settings import Settings
+
+TRUSTED_LOGGERS: Final = ("radstream", "alembic.runtime.migration")
+"""Loggers whose messages are our own words; all others are reduced to their origin."""
+
+Check = Callable[[], str | None]
+"""A readiness check: None when ready, else a reason code."""
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Give the logger of a module; events are snake_case names with keys, never sentences with values."""
+    logger: FilteringBoundLogger = structlog.get_logger(logger_name=f"radstream.{name}")
+    return logger
+
+
+def configure_logging(settings: Settings, process: str) -> None:
+    """Send all logs of this process to stderr, one line per event."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper("iso"), place_exception]
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, *shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = _ForeignHandler(logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    warnings.simplefilter("ignore")  # pydicom warns with element values; nothing of it may reach stderr
+    sys.excepthook = _log_uncaught
+    sys.unraisablehook = lambda found: _log_uncaught(found.exc_type, found.exc_value, found.exc_traceback)
+    threading.excepthook = lambda found: _log_uncaught(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Say where a process or thread failed; Python's own report would print the message."""
+    get_logger("telemetry").critical("uncaught_exception", exc_info=(kind, error or kind(), trace))
+
+
+def place_exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Replace an exception by its type and the place where it was raised."""
+    info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()[1]
+    elif isinstance(info, tuple):
+        info = info[1]
+    if isinstance(info, BaseException):
+        event["error"] = type(info).__qualname__
+        event["error_at"] = _place(info)
+        cause = info.__cause__
+        if cause is not None:
+            event["cause"] = type(cause).__qualname__
+            event["cause_at"] = _place(cause)
+    return event
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames[-4:]))
+
+
+class _ForeignHandler(logging.Handler):
+    """Takes the records of other libraries and keeps only where they came from."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger(logger_name=record.name)
+        trusted = record.name.startswith(TRUSTED_LOGGERS)
+        keys: dict[str, Any] = {"at": f"{record.filename}:{record.lineno}", "library": record.name}
+        if trusted:
+            keys["message"] = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            keys["exc_info"] = record.exc_info
+        log.log(min(record.levelno, logging.ERROR), "library_message", **keys)
+
+
+class TelemetryServer:
+    """Serves metrics and health in a thread of its own.
+
+    ``/healthz`` answers 200 while the process lives; ``/readyz`` answers 200 when every check passes, else 503, and
+    names the failing checks with their reason codes.
+    """
+
+    def __init__(self, address: str, port: int, registry: CollectorRegistry, checks: dict[str, Check]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/metrics":
+                    self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+                elif self.path == "/healthz":
+                    self._answer(HTTPStatus.OK, "application/json", b'{"alive": true}')
+                elif self.path == "/readyz":
+                    failing = {name: reason for name, check in checks.items() if (reason := check()) is not None}
+                    status = HTTPStatus.SERVICE_UNAVAILABLE if failing else HTTPStatus.OK
+                    body = json.dumps({"ready": not failing, "failing": failing}).encode()
+                    self._answer(status, "application/json", body)
+                else:
+                    self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics /healthz /readyz\n")
+
+            def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Scrapes are not events."""
+
+        self._server = ThreadingHTTPServer((address, port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+
+    def start(self) -> None:
+        """Begin to serve."""
+        threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
