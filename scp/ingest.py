@@ -1,0 +1,161 @@
+"""One C-STORE: from its command set to a durable file, or to the status that says why not.
+
+The dataset goes to the spool while it arrives. Whatever can be refused is refused when the command set has come;
+the dataset that follows is then read from the wire and thrown away, because DIMSE has no way to stop it (PS3.7 9.3.1).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from models.errors import Reason, Transient, Unprocessable
+from models.requests import InferenceRequest, Lane
+from models.spool import Spool, SpoolWriter, is_valid_uid
+from scp.commands import StoreRequest
+from scp.scoreboard import STORED, Scoreboard, Slot
+from scp.settings import ScpSettings
+from scp.statuses import StoreStatus
+
+HEAD_BYTES: Final = 65_536
+"""How far into a dataset Study Priority ID is looked for; group 0032 lies well before the pixels."""
+
+# (0032,000C) CS, retired but still sent: Explicit VR little endian, Implicit VR, Explicit VR big endian. A deflated
+# dataset does not show it.
+HIGH_STUDY_PRIORITY: Final = re.compile(
+    rb"\x32\x00\x0c\x00(?:CS[\x04-\x10]\x00|[\x04-\x10]\x00\x00\x00)HIGH|\x00\x32\x00\x0cCS\x00[\x04-\x10]HIGH"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Both ends of the association, and the accepted context of one message."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer to one C-STORE; `request` is what to queue when the status is Success."""
+
+    status: StoreStatus
+    request: InferenceRequest | None = None
+
+
+class Admission:
+    """Whether there is room for one more instance."""
+
+    def __init__(self, spool: Spool, scoreboard: Scoreboard, settings: ScpSettings) -> None:
+        self._spool = spool
+        self._scoreboard = scoreboard
+        self._min_free_bytes = settings.min_free_bytes
+        self._max_pending = settings.max_pending
+
+    def has_room(self) -> bool:
+        """Tell; a disk that cannot be asked has none."""
+        if self._scoreboard.pending() >= self._max_pending:
+            return False
+        try:
+            return self._spool.free_bytes() >= self._min_free_bytes
+        except OSError:
+            return False
+
+
+class Ingest:
+    """Stores the instances that one receiving process is sent."""
+
+    def __init__(self, spool: Spool, admission: Admission, slot: Slot, settings: ScpSettings) -> None:
+        self._spool = spool
+        self._admission = admission
+        self._slot = slot
+        self._stat_ae_titles = frozenset(settings.stat_ae_titles)
+        self._max_instance_bytes = settings.max_instance_bytes
+
+    def store(self, request: StoreRequest, sender: Sender, dataset: Iterator[list[memoryview]]) -> Stored:
+        """Serve one C-STORE; the dataset is read to its end whatever the answer.
+
+        Raises:
+            ConnectionLost, PeerSilent, ProtocolError, Interrupted: the dataset did not come; nothing is kept.
+        """
+        began = time.perf_counter()
+        byte_count = 0
+        status = self._refusal(request, sender)
+        if status is not None:
+            stored = Stored(status)
+        else:
+            stored, byte_count = self._receive(request, sender, dataset)
+        if request.has_dataset:
+            for _ in dataset:
+                pass
+        if stored.request is not None:
+            self._slot.add(STORED)
+        self._slot.observe_store(stored.status, byte_count, time.perf_counter() - began)
+        return stored
+
+    def _refusal(self, request: StoreRequest, sender: Sender) -> StoreStatus | None:
+        if not request.has_dataset or not request.sop_class_uid or not request.sop_instance_uid:
+            return StoreStatus.CANNOT_UNDERSTAND
+        if not is_valid_uid(request.sop_instance_uid) or not is_valid_uid(request.sop_class_uid):
+            return StoreStatus.INVALID_UID
+        if request.sop_class_uid != sender.abstract_syntax or sender.abstract_syntax == Verification:
+            return StoreStatus.WRONG_SOP_CLASS
+        if not self._admission.has_room():
+            return StoreStatus.OUT_OF_RESOURCES
+        return None
+
+    def _receive(
+        self, request: StoreRequest, sender: Sender, dataset: Iterator[list[memoryview]]
+    ) -> tuple[Stored, int]:
+        urgent = request.high_priority or sender.calling_ae_title in self._stat_ae_titles
+        try:
+            with self._spool.begin(
+                sop_class_uid=request.sop_class_uid,
+                sop_instance_uid=request.sop_instance_uid,
+                transfer_syntax_uid=sender.transfer_syntax,
+                calling_ae_title=sender.calling_ae_title,
+                called_ae_title=sender.called_ae_title,
+                lane=Lane.STAT if urgent else Lane.ROUTINE,
+            ) as writer:
+                self._stream(writer, dataset)
+                return Stored(StoreStatus.SUCCESS, _committed(writer, request, sender)), writer.dataset_bytes
+        except Transient:
+            return Stored(StoreStatus.OUT_OF_RESOURCES), 0
+        except Unprocessable as error:
+            too_large = error.reason is Reason.TOO_LARGE
+            return Stored(StoreStatus.TOO_LARGE if too_large else StoreStatus.CANNOT_UNDERSTAND), 0
+
+    def _stream(self, writer: SpoolWriter, dataset: Iterator[list[memoryview]]) -> None:
+        head = bytearray()
+        for pieces in dataset:
+            for piece in pieces:
+                if len(head) < HEAD_BYTES:
+                    head += piece[: HEAD_BYTES - len(head)]
+            writer.write_pieces(pieces)
+            if writer.dataset_bytes > self._max_instance_bytes:
+                raise Unprocessable(Reason.TOO_LARGE)
+        if writer.dataset_bytes == 0:
+            raise Unprocessable(Reason.MALFORMED_DATASET, "empty dataset")
+        if HIGH_STUDY_PRIORITY.search(head):
+            writer.lane = Lane.STAT
+
+
+def _committed(writer: SpoolWriter, request: StoreRequest, sender: Sender) -> InferenceRequest:
+    key = writer.commit()
+    return InferenceRequest(
+        spool_key=key,
+        sop_instance_uid=request.sop_instance_uid,
+        sop_class_uid=request.sop_class_uid,
+        transfer_syntax_uid=sender.transfer_syntax,
+        content_sha256=writer.content_sha256,
+        calling_ae_title=sender.calling_ae_title,
+        lane=writer.lane,
+        received_at=writer.received_at,
+    )

@@ -1,0 +1,160 @@
+"""The RQ queues as the SCP uses them: enqueue each instance once, and see what is in no queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import str_to_date
+
+from models.errors import ConfigurationError
+from models.requests import JOB_NAME, QUEUE_NAMES, InferenceRequest, Lane
+
+CHUNK: Final = 1000
+"""Jobs asked about in one round trip."""
+JOB_TIMEOUT_S: Final = 600
+"""After so long RQ takes a job for stuck."""
+RESULT_TTL_S: Final = 60
+"""Results are in the database; RQ's own are only for looking on."""
+FAILURE_TTL_S: Final = 7 * 24 * 3600
+HEARTBEAT_EXPIRY: Final = timedelta(minutes=5)
+"""Workers requeue the jobs of dead ones within a minute or two; the sweeper only steps in long after."""
+
+T = TypeVar("T")
+
+RESTING: Final = frozenset({JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED})
+
+
+class JobState(Enum):
+    """What RQ knows of an instance, as far as the SCP cares."""
+
+    GONE = auto()
+    """No job, or one that is over: with a file pending, the instance is in no queue."""
+    WAITING = auto()
+    """Said to be queued."""
+    IN_HAND = auto()
+    """A worker has it, or RQ will give it to one."""
+
+
+class Queues:
+    """The `stat` and `routine` queues.
+
+    Every method raises `redis.exceptions.RedisError` when Redis is away, and works again when it is back.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        try:
+            self._redis = Redis.from_url(
+                redis_url,
+                socket_timeout=5,
+                socket_connect_timeout=2,
+                health_check_interval=30,
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError as error:
+            raise ConfigurationError(
+                "RADSTREAM_REDIS_URL: not a Redis URL; use redis://HOST:PORT/DB or unix://PATH"
+            ) from error
+        self._queues = {
+            lane: Queue(lane.value, connection=self._redis, serializer=JSONSerializer, default_timeout=JOB_TIMEOUT_S)
+            for lane in Lane
+        }
+
+    def ping(self) -> None:
+        """Ask whether Redis is there."""
+        self._redis.ping()
+
+    def enqueue(
+        self, requests: Sequence[InferenceRequest], orphans: frozenset[str] = frozenset()
+    ) -> list[InferenceRequest]:
+        """Queue what is in no queue, and give what was queued.
+
+        Args:
+            requests: instances to be processed.
+            orphans: job ids that are said to be queued but are known to be in no list.
+        """
+        unique = {request.job_id: request for request in requests}
+        states = self.states(list(unique))
+        new = [
+            request
+            for job_id, request in unique.items()
+            if states[job_id] is JobState.GONE or (states[job_id] is JobState.WAITING and job_id in orphans)
+        ]
+        for lane in Lane:
+            self._push(lane, [request for request in new if request.lane is lane])
+        return new
+
+    def _push(self, lane: Lane, requests: list[InferenceRequest]) -> None:
+        if not requests:
+            return
+        queue = self._queues[lane]
+        with self._redis.pipeline() as pipeline:
+            for request in requests:
+                # What an earlier job of this id left (its result, its place among the failed) must not mix in.
+                pipeline.delete(Job.key_for(request.job_id))
+                pipeline.zrem(queue.failed_job_registry.key, request.job_id)
+            queue.enqueue_many([_job_data(request) for request in requests], pipeline=pipeline)
+            pipeline.execute()
+
+    def states(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """Ask RQ about many jobs."""
+        found: dict[str, JobState] = {}
+        now = datetime.now(UTC)
+        for chunk in chunks(job_ids, CHUNK):
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for job_id in chunk:
+                    pipeline.hmget(Job.key_for(job_id), "status", "last_heartbeat")
+                answers: list[list[bytes | None]] = pipeline.execute()
+            for job_id, (status, heartbeat) in zip(chunk, answers, strict=True):
+                found[job_id] = _state(status, heartbeat, now)
+        return found
+
+    def listed(self) -> set[str]:
+        """Give the ids of all jobs that lie in a queue, or are just being taken from one."""
+        ids: set[str] = set()
+        for name in QUEUE_NAMES:
+            queue = self._queues[Lane(name)]
+            for key in (queue.key, queue.intermediate_queue_key):
+                items: Any = self._redis.lrange(key, 0, -1)
+                ids.update(item.decode() for item in items)
+        return ids
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Split into lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _job_data(request: InferenceRequest) -> Any:
+    return Queue.prepare_data(
+        JOB_NAME,
+        args=(request.to_payload(),),
+        timeout=JOB_TIMEOUT_S,
+        result_ttl=RESULT_TTL_S,
+        failure_ttl=FAILURE_TTL_S,
+        description=f"instance {request.sop_instance_uid}",
+        job_id=request.job_id,
+    )
+
+
+def _state(status: bytes | None, heartbeat: bytes | None, now: datetime) -> JobState:
+    if status is None:
+        return JobState.GONE
+    known = status.decode()
+    if known == JobStatus.QUEUED:
+        return JobState.WAITING
+    if known == JobStatus.STARTED:
+        last = str_to_date(heartbeat) if heartbeat else None
+        return JobState.IN_HAND if last is not None and now - last < HEARTBEAT_EXPIRY else JobState.GONE
+    return JobState.IN_HAND if known in RESTING else JobState.GONE

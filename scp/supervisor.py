@@ -1,0 +1,245 @@
+"""The parent process of the SCP: owns the port, keeps the receivers alive, registers, sweeps, and tells how it goes.
+
+It never touches an association. When it dies, its receivers finish their open messages and end; what they accepted
+lies in the spool for the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from models.errors import ConfigurationError, Reason
+from models.records.sessions import open_database, session_factory
+from models.settings import Settings
+from models.spool import Spool
+from models.telemetry import TelemetryServer, get_logger
+from scp import receiver
+from scp.metrics import ParentMetrics, SharedMetrics
+from scp.notices import NoticeReader, notice_pair
+from scp.queues import Queues
+from scp.registrar import Dependency, Registrar
+from scp.scoreboard import READY, Scoreboard, Slot
+from scp.settings import ScpSettings
+from scp.sweeper import Sweeper
+from scp.tls import server_context
+
+BACKLOG: Final = 128
+"""Connections that wait for a receiver."""
+FIRST_BACKOFF_S: Final = 0.2
+LAST_BACKOFF_S: Final = 15.0
+LONG_LIFE_S: Final = 30.0
+"""A receiver that lived so long is started again at once."""
+KILL_MARGIN_S: Final = 5.0
+"""Beyond the grace, for a receiver to end by itself."""
+DRAIN_S: Final = 10.0
+"""For the last notices to reach ledger and queue; the next start sweeps up the rest."""
+
+log = get_logger("scp.supervisor")
+
+
+@dataclass(slots=True)
+class _Place:
+    """One receiver, dead or alive: process, when to start it, and how long its next pause is."""
+
+    process: SpawnProcess | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    backoff_s: float = FIRST_BACKOFF_S
+
+
+class Supervisor:
+    """Runs the whole SCP until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: from the constructor, one line on what cannot be had (port, spool, certificate…).
+    """
+
+    def __init__(self, settings: Settings, scp_settings: ScpSettings) -> None:
+        self._settings = settings
+        self._scp_settings = scp_settings
+        server_context(scp_settings)  # each receiver makes its own; here only to refuse a wrong one early
+        self._spool = Spool(settings.spool_path)
+        try:
+            self._spool.prepare()
+        except OSError as error:
+            raise ConfigurationError(f"RADSTREAM_SPOOL_DIR: cannot use {self._spool.root}: {error.strerror}") from error
+        self._scoreboard = Scoreboard(scp_settings.processes)
+        self._wire_up(settings, scp_settings)
+        self._places = [_Place() for _ in range(scp_settings.processes)]
+        self._signalled, self._signal = os.pipe()
+        self._stopping = False
+        self._listener = _listen(scp_settings)
+
+    def _wire_up(self, settings: Settings, scp_settings: ScpSettings) -> None:
+        registry = CollectorRegistry()
+        metrics = ParentMetrics(registry)
+        redis = Dependency(metrics.redis_up, Reason.REDIS_UNAVAILABLE)
+        database = Dependency(metrics.database_up, Reason.DATABASE_UNAVAILABLE)
+        queues = Queues(settings.redis_url.get_secret_value())
+        self._registrar = Registrar(
+            self._spool,
+            session_factory(open_database(settings)),
+            queues,
+            settings.duplicate_policy,
+            redis,
+            database,
+            metrics.registrar_lag.observe,
+        )
+        self._sweeper = Sweeper(
+            self._spool, queues, self._registrar, self._scoreboard, redis, scp_settings.sweep_interval_s
+        )
+        self._notices = NoticeReader(self._registrar.submit)
+        registry.register(SharedMetrics(self._scoreboard, self._spool, self._sweeper))
+        checks = {"receivers": self._check_receivers, "space": self._check_space}
+        try:
+            self._telemetry = TelemetryServer(
+                scp_settings.telemetry_address, scp_settings.telemetry_port, registry, checks
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"RADSTREAM_SCP_TELEMETRY_PORT: cannot listen on "
+                f"{scp_settings.telemetry_address}:{scp_settings.telemetry_port}: {error.strerror}"
+            ) from error
+
+    def _check_receivers(self) -> str | None:
+        return None if self._scoreboard.total(READY) else "no_receiver"
+
+    def _check_space(self) -> str | None:
+        try:
+            full = self._spool.free_bytes() < self._scp_settings.min_free_bytes
+        except OSError:
+            full = True
+        return Reason.OUT_OF_SPACE.value if full or self._is_at_limit() else None
+
+    def _is_at_limit(self) -> bool:
+        return self._scoreboard.pending() >= self._scp_settings.max_pending
+
+    # Life
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self._sweeper.count()  # the first receiver must know how full the spool is
+        self._telemetry.start()
+        self._notices.start()
+        self._registrar.start()
+        self._sweeper.start()
+        host, port = self._listener.getsockname()[:2]
+        log.info(
+            "listening",
+            host=host,
+            port=port,
+            ae_title=self._settings.ae_title,
+            processes=len(self._places),
+            tls=self._scp_settings.tls_certificate is not None,
+            telemetry_port=self._telemetry.port,
+        )
+        while not self._stopping:
+            self._start_due()
+            self._wait_for_change()
+        self._stop()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            os.write(self._signal, b"!")
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for index, place in enumerate(self._places):
+            if place.process is None and place.start_at <= now:
+                self._start(index, place)
+
+    def _start(self, index: int, place: _Place) -> None:
+        ours, theirs = notice_pair()
+        equipment = receiver.Equipment(
+            self._settings, self._scp_settings, self._listener, theirs, Slot(self._scoreboard, index)
+        )
+        # Spawn, not fork: by now this process has threads, and a fork would copy their locks in any state.
+        place.process = multiprocessing.get_context("spawn").Process(
+            target=receiver.run, args=(equipment,), name=f"scp-receiver-{index}"
+        )
+        place.process.start()
+        place.started_at = time.monotonic()
+        theirs.close()
+        self._notices.attach(ours)
+
+    def _wait_for_change(self) -> None:
+        alive = {place.process.sentinel: index for index, place in enumerate(self._places) if place.process is not None}
+        due = [place.start_at for place in self._places if place.process is None]
+        timeout = max(0.0, min(due) - time.monotonic()) if due else None
+        for sentinel in wait([*alive, self._signalled], timeout):
+            if isinstance(sentinel, int) and sentinel in alive:
+                self._bury(alive[sentinel])
+
+    def _bury(self, index: int) -> None:
+        place = self._places[index]
+        process = place.process
+        if process is None:
+            return
+        process.join()
+        now = time.monotonic()
+        if now - place.started_at >= LONG_LIFE_S:
+            place.backoff_s = FIRST_BACKOFF_S
+        log.error("receiver_died", receiver=index, exit_code=process.exitcode, restart_in_s=place.backoff_s)
+        self._scoreboard.vacate(index)
+        place.process = None
+        place.start_at = now + place.backoff_s
+        place.backoff_s = min(2 * place.backoff_s, LAST_BACKOFF_S)
+
+    def _stop(self) -> None:
+        log.info("stopping", grace_s=self._scp_settings.stop_grace_s)
+        self._listener.close()
+        processes = [place.process for place in self._places if place.process is not None]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + self._scp_settings.stop_grace_s + KILL_MARGIN_S
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                log.error("receiver_killed")
+                process.kill()
+                process.join()
+        self._sweeper.stop(DRAIN_S)
+        self._notices.stop(DRAIN_S)
+        self._registrar.stop(DRAIN_S)
+        self._telemetry.stop()
+        log.info("stopped")
+
+
+def _listen(settings: ScpSettings) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigurationError(f"RADSTREAM_SCP_HOST: {settings.host} is not an address of this host") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        where = f"{settings.host}:{settings.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"RADSTREAM_SCP_PORT: {where} is in use; is another SCP running? Choose another with --port"
+            ) from error
+        raise ConfigurationError(f"RADSTREAM_SCP_PORT: cannot listen on {where}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,145 @@
+"""Finds instances that lie in the spool and are in no queue, and has them registered and queued.
+
+That is how nothing accepted is lost: after a crash of any process, a Redis flush, an outage of Redis or the database,
+or a lost notice, the file in the spool is all that is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from models.errors import Reason, Unprocessable
+from models.requests import InferenceRequest, job_id_for
+from models.spool import Spool
+from models.telemetry import get_logger
+from scp.queues import JobState, Queues, chunks
+from scp.registrar import Dependency, Registrar
+from scp.scoreboard import STORED, Scoreboard
+
+GRACE_S: Final = 5.0
+"""Younger files are the registrar's."""
+GROUP: Final = 250
+STALE_INCOMING_S: Final = 3600.0
+"""A file being received for so long is not: its process died."""
+
+log = get_logger("scp.sweeper")
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one sweep saw and did."""
+
+    pending: int
+    queued: int
+
+
+class Sweeper:
+    """Sweeps when asked, and every `interval_s` in a thread of its own."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        queues: Queues,
+        registrar: Registrar,
+        scoreboard: Scoreboard,
+        redis: Dependency,
+        interval_s: float,
+    ) -> None:
+        self._spool = spool
+        self._queues = queues
+        self._registrar = registrar
+        self._scoreboard = scoreboard
+        self._redis = redis
+        self._interval_s = interval_s
+        self._suspects: frozenset[str] = frozenset()
+        self._cleaned_at = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sweeper", daemon=True)
+        self.sweeps = 0
+        self.swept = 0
+
+    def start(self) -> None:
+        """Begin to sweep; the first sweep is at once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the group in hand."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def count(self) -> list[str]:
+        """Count pending files for the admission of new ones, and give the keys of those old enough to sweep."""
+        stored_before = self._scoreboard.total(STORED)
+        entries = list(self._spool.entries())
+        self._scoreboard.publish_pending(len(entries), stored_before)
+        limit = time.time() - min(GRACE_S, self._interval_s)
+        old = [entry for entry in entries if entry.modified_at < limit]
+        old.sort(key=lambda entry: entry.modified_at)
+        return [entry.key for entry in old]
+
+    def sweep(self) -> Sweep:
+        """Queue what is in no queue, oldest first."""
+        keys = {job_id_for(key): key for key in self.count()}
+        queued = 0
+        try:
+            missing, orphans = self._in_no_queue(list(keys)) if keys else ([], frozenset())
+        except (RedisError, OSError) as error:
+            self._redis.down(error)
+            return Sweep(len(keys), 0)
+        for group in chunks(missing, GROUP):
+            requests = [request for job_id in group if (request := self._request_for(keys[job_id])) is not None]
+            count = self._registrar.register_and_queue(requests, orphans) if requests else 0
+            if count is None or self._stop.is_set():
+                break  # Redis or the database is away; the next sweep goes on
+            queued += count
+        self.sweeps += 1
+        self.swept += queued
+        if queued:
+            log.info("swept", queued=queued, pending=len(keys))
+        return Sweep(len(keys), queued)
+
+    def _in_no_queue(self, job_ids: list[str]) -> tuple[list[str], frozenset[str]]:
+        """Give the jobs to be queued, and those among them that claim to be queued already."""
+        listed = self._queues.listed()
+        unlisted = [job_id for job_id in job_ids if job_id not in listed]
+        states = self._queues.states(unlisted)
+        self._redis.up()
+        # A job just taken from its list says `queued` until it starts; only one that still does so a sweep later
+        # is in no hand.
+        claiming = frozenset(job_id for job_id in unlisted if states[job_id] is JobState.WAITING)
+        orphans = claiming & self._suspects
+        self._suspects = claiming - orphans
+        return [job_id for job_id in unlisted if states[job_id] is JobState.GONE or job_id in orphans], orphans
+
+    def _request_for(self, key: str) -> InferenceRequest | None:
+        try:
+            return self._spool.request_for(key)
+        except Unprocessable as error:
+            if error.reason is not Reason.SPOOL_FILE_MISSING:  # missing: finished meanwhile
+                log.error("spool_file_unreadable", sop_instance_uid=key.partition("_")[0], reason=error.reason.value)
+                self._spool.set_aside(key)
+            return None
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._clean_incoming()
+                self.sweep()
+            except Exception:
+                # A full or failing disk, or our own mistake: the next sweep tries again.
+                log.exception("sweep_failed")
+            self._stop.wait(self._interval_s)
+
+    def _clean_incoming(self) -> None:
+        now = time.monotonic()
+        if self._cleaned_at and now - self._cleaned_at < STALE_INCOMING_S:
+            return
+        self._cleaned_at = now
+        removed = self._spool.discard_stale_incoming(STALE_INCOMING_S)
+        if removed:
+            log.info("stale_incoming_removed", count=removed)

@@ -1,0 +1,1 @@
+"""The worker: takes queued instances in batches, infers, settles, and delivers outputs."""

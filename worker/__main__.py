@@ -1,0 +1,185 @@
+"""`python -m worker`: run, deliver, and look after the feed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+from typing import Any
+
+from models.errors import ConfigurationError, RadstreamError
+from models.settings import Settings, load
+from models.telemetry import configure_logging
+
+EPILOG = """\
+settings come from RADSTREAM_* and RADSTREAM_WORKER_* variables or from the TOML file named by RADSTREAM_CONFIG.
+
+examples:
+  python -m worker migrate                     create or upgrade the results database
+  python -m worker run                         infer and deliver until Ctrl-C
+  python -m worker status                      what is where
+  python -m worker results --since 2026-01-01 --format csv > findings.csv
+  python -m worker requeue --failed            try failed instances again
+  python -m worker redeliver --dead            send given-up outputs again
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Takes queued radiographs, infers, records findings and delivers outputs. Research use only.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="infer until told to stop, deliver in a child process")
+    run.add_argument("--no-delivery", action="store_true", help="start no delivery process beside this worker")
+    run.add_argument("--name", help="name in `rq info`; default host and process id")
+    deliver = commands.add_parser("deliver", help="only deliver outputs")
+    deliver.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
+    commands.add_parser("migrate", help="create or upgrade the results database")
+
+    status = commands.add_parser("status", help="count what is where: spool, queues, ledger, deliveries")
+    _add_format(status)
+
+    results = commands.add_parser("results", help="findings per instance, newest first")
+    results.add_argument("--study", metavar="UID", help="only this study")
+    results.add_argument("--state", choices=["received", "queued", "done", "skipped", "failed"])
+    results.add_argument("--since", type=_time, metavar="TIME", help="received at or after, ISO 8601")
+    results.add_argument("--limit", type=int, default=1000, help="at most so many; 0 for all (default 1000)")
+    _add_format(results)
+
+    requeue = commands.add_parser("requeue", help="infer failed instances again")
+    which = requeue.add_mutually_exclusive_group(required=True)
+    which.add_argument("--failed", action="store_true", help="all that are set aside")
+    which.add_argument("--instance", metavar="UID", help="the one with this SOP Instance UID")
+    which.add_argument("--reason", metavar="CODE", help="those that failed for this reason, e.g. decode_timeout")
+    _add_format(requeue)
+
+    redeliver = commands.add_parser("redeliver", help="send outputs again, under the same UIDs")
+    chosen = redeliver.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--dead", action="store_true", help="all that were given up")
+    chosen.add_argument("--study", metavar="UID", help="all outputs of this study")
+    chosen.add_argument("--instance", metavar="UID", help="outputs of this source instance, or this output")
+    redeliver.add_argument("--destination", metavar="NAME", help="only to this destination, also if it is new")
+    _add_format(redeliver)
+    return parser
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=["table", "json", "csv"], default="table", help="default: table")
+
+
+def _time(value: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not an ISO 8601 time, e.g. 2026-01-31T08:00") from None
+    return moment.astimezone()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and give its exit status: 0 good, 1 failed, 2 wrong settings or arguments."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _dispatch(arguments)
+    except ConfigurationError as error:
+        print(f"radstream: {error}", file=sys.stderr)
+        return 2
+    except RadstreamError as error:
+        print(f"radstream: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    from worker.settings import WorkerSettings
+
+    settings, own = load(Settings), load(WorkerSettings)
+    if arguments.command == "run":
+        from worker import running
+
+        configure_logging(settings, "worker")
+        return running.run(settings, own, with_delivery=not arguments.no_delivery, name=arguments.name)
+    if arguments.command == "deliver":
+        from worker import running
+
+        configure_logging(settings, "delivery")
+        if arguments.parent_pid is not None:
+            running.end_with_parent(arguments.parent_pid)
+        return running.deliver(settings, own)
+    configure_logging(settings, "command")
+    return _look_after(arguments, settings, own)
+
+
+def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> int:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from migrations.schema import migrate, newest_revision
+    from models.records.sessions import open_database, session_factory
+    from models.spool import Spool
+    from worker import commands
+    from worker.running import check_schema, connect_redis
+
+    database = open_database(settings)
+    try:
+        if arguments.command == "migrate":
+            migrate(database)
+            print(f"the results database is at migration {newest_revision()}")
+            return 0
+        check_schema(database)
+        sessions, spool = session_factory(database), Spool(settings.spool_path)
+        if arguments.command == "status":
+            rows, title = commands.status(sessions, spool, connect_redis(settings)), "status"
+        elif arguments.command == "results":
+            rows = commands.results(
+                sessions,
+                study=arguments.study,
+                state=arguments.state,
+                since=arguments.since,
+                limit=arguments.limit,
+            )
+            title = "results"
+        elif arguments.command == "requeue":
+            spool.prepare()
+            rows = commands.requeue(
+                sessions,
+                spool,
+                instance=arguments.instance,
+                reason=arguments.reason,
+                all_failed=arguments.failed,
+            )
+            title = "requeued (the SCP's next sweep queues them)"
+        else:
+            rows = _redeliver(arguments, sessions, own)
+            title = "to be delivered again"
+        commands.print_rows(rows, arguments.format, title)
+        return 0
+    except SQLAlchemyError as error:
+        print(f"radstream: the results database does not answer ({type(error).__name__})", file=sys.stderr)
+        return 1
+    finally:
+        database.dispose()
+
+
+def _redeliver(arguments: argparse.Namespace, sessions: Any, own: Any) -> Any:
+    from worker import commands
+
+    known = {to.name for to in own.destinations}
+    if arguments.destination and arguments.destination not in known:
+        raise ConfigurationError(
+            f"--destination {arguments.destination}: not one of RADSTREAM_WORKER_DESTINATIONS "
+            f"({', '.join(sorted(known)) or 'none is set'})"
+        )
+    return commands.redeliver(
+        sessions,
+        study=arguments.study,
+        instance=arguments.instance,
+        destination=arguments.destination,
+        all_dead=arguments.dead,
+        new_destinations=[arguments.destination] if arguments.destination and not arguments.dead else [],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

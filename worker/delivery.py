@@ -1,0 +1,294 @@
+"""Delivery: sends outputs from the outbox to their destinations, again and again until they arrive or are given up.
+
+The queue is the `delivery` table, so it survives whatever the results survive. A claim moves ``next_attempt_at``
+ahead: two processes never send the same output at once, and the claim of a killed one runs out by itself. Each
+destination has a thread and an association of its own, so a dead destination delays no other.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from models.errors import Reason
+from models.records.base import utc_now
+from models.records.dicom import Instance
+from models.records.outputs import Delivery, DeliveryState, Output
+from models.records.sessions import is_outage
+from models.telemetry import get_logger
+from worker.metrics import DeliveryMetrics
+from worker.outbox import Outbox
+from worker.sender import Sender, SendResult
+from worker.settings import WorkerSettings
+
+log = get_logger("worker.delivery")
+
+CLAIM_SIZE: Final = 16
+CLEANING_INTERVAL_S: Final = 3600.0
+DATABASE_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    delivery_id: int
+    output_id: int
+    file_name: str
+    sop_instance_uid: str
+    attempts: int
+    pending_for_s: float
+    received_at: float
+
+
+class DestinationQueue:
+    """Works off the deliveries to one destination."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        sessions: sessionmaker[Session],
+        outbox: Outbox,
+        settings: WorkerSettings,
+        metrics: DeliveryMetrics,
+    ) -> None:
+        self.name = sender.name
+        self._sender = sender
+        self._sessions = sessions
+        self._outbox = outbox
+        self._settings = settings
+        self._metrics = metrics
+        self._database_up = True
+
+    def run(self, stopping: threading.Event) -> None:
+        """Send until told to stop."""
+        while not stopping.is_set():
+            try:
+                sent = self._turn(stopping)
+                self._say_database(up=True)
+            except SQLAlchemyError as error:
+                self._say_database(up=False, error=error)
+                stopping.wait(DATABASE_RETRY_S)
+                continue
+            if not sent:
+                self._sender.release_idle()
+                stopping.wait(self._settings.delivery_poll_interval_s)
+        self._sender.release()
+
+    def _say_database(self, up: bool, error: SQLAlchemyError | None = None) -> None:
+        if up != self._database_up:
+            away = isinstance(error, DBAPIError) and is_outage(error)
+            if up:
+                log.info("database_back", destination=self.name)
+            else:
+                reason = Reason.DATABASE_UNAVAILABLE if away else Reason.INTERNAL_ERROR
+                log.warning("delivery_waits", destination=self.name, reason=reason.value, exc_info=error)
+        self._database_up = up
+
+    def _turn(self, stopping: threading.Event) -> int:
+        claims = self._claim()
+        done = 0
+        for claim in claims:
+            if stopping.is_set():
+                break
+            started = time.perf_counter()
+            result = self._sender.send(self._outbox.path_of(claim.file_name))
+            self._metrics.send_seconds.observe(time.perf_counter() - started)
+            self._record(claim, result)
+            done += 1
+            if result.reason is Reason.DESTINATION_UNREACHABLE:
+                break  # the others would fail the same way; they wait for this one's back-off
+        self._release(claims[done:])
+        self._measure()
+        return done
+
+    def _claim(self) -> list[_Claim]:
+        now = utc_now()
+        # Long enough for every claimed output to time out one after another.
+        lease = timedelta(seconds=self._settings.delivery_timeout_s * 3 * CLAIM_SIZE)
+        with self._sessions.begin() as session:
+            rows = session.execute(
+                select(Delivery, Output, Instance.received_at)
+                .join(Output, Output.id == Delivery.output_id)
+                .join(Instance, Instance.id == Output.instance_id)
+                .where(
+                    Delivery.destination == self.name,
+                    Delivery.state == DeliveryState.PENDING,
+                    Delivery.next_attempt_at <= now,
+                )
+                .order_by(Delivery.next_attempt_at, Delivery.id)
+                .limit(CLAIM_SIZE)
+                .with_for_update(skip_locked=True, of=Delivery)
+            ).all()
+            claims = []
+            for delivery, output, received_at in rows:
+                delivery.next_attempt_at = now + lease
+                claims.append(
+                    _Claim(
+                        delivery.id,
+                        output.id,
+                        output.file_name,
+                        output.sop_instance_uid,
+                        delivery.attempts,
+                        (now - output.created_at).total_seconds(),
+                        received_at.timestamp(),
+                    )
+                )
+            return claims
+
+    def _release(self, claims: Sequence[_Claim]) -> None:
+        if not claims:
+            return
+        due = utc_now() + timedelta(seconds=self._settings.delivery_first_retry_s)
+        with self._sessions.begin() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.id.in_([claim.delivery_id for claim in claims]))
+                .values(next_attempt_at=due)
+            )
+
+    def _record(self, claim: _Claim, result: SendResult) -> None:
+        attempts = claim.attempts + 1
+        state = self._state_after(claim, attempts, result)
+        now = utc_now()
+        with self._sessions.begin() as session:
+            delivery = session.get_one(Delivery, claim.delivery_id)
+            delivery.attempts = attempts
+            delivery.state = state
+            delivery.last_attempt_at = now
+            delivery.last_status = result.status
+            delivery.reason = result.reason.value if result.reason else None
+            if state is DeliveryState.DELIVERED:
+                delivery.delivered_at = now
+                session.flush()
+                _note_delivered(session, claim.output_id)
+            elif state is DeliveryState.PENDING:
+                delivery.next_attempt_at = now + self._back_off(attempts)
+        outcome = "retry" if state is DeliveryState.PENDING else state.value
+        self._metrics.attempts.labels(destination=self.name, outcome=outcome).inc()
+        if state is DeliveryState.DELIVERED:
+            self._metrics.latency.labels(destination=self.name).observe(max(0.0, time.time() - claim.received_at))
+        level = log.info if state is DeliveryState.DELIVERED else log.warning
+        level(
+            "delivery_attempt",
+            destination=self.name,
+            outcome=outcome,
+            sop_instance_uid=claim.sop_instance_uid,
+            attempts=attempts,
+            status=f"0x{result.status:04x}" if result.status is not None else None,
+            reason=result.reason.value if result.reason else None,
+        )
+
+    def _state_after(self, claim: _Claim, attempts: int, result: SendResult) -> DeliveryState:
+        if result.reason is None:
+            return DeliveryState.DELIVERED
+        refused = result.permanent and attempts >= self._settings.delivery_max_refusals
+        expired = claim.pending_for_s >= self._settings.delivery_give_up_s
+        gone = result.reason is Reason.OUTPUT_FILE_MISSING
+        return DeliveryState.DEAD if refused or expired or gone else DeliveryState.PENDING
+
+    def _back_off(self, attempts: int) -> timedelta:
+        longest = self._settings.delivery_longest_retry_s
+        wait = min(self._settings.delivery_first_retry_s * 2.0 ** min(attempts - 1, 30), longest)
+        return timedelta(seconds=wait * random.uniform(0.8, 1.2))
+
+    def _measure(self) -> None:
+        with self._sessions.begin() as session:
+            session.connection(execution_options={"read_only": True})
+            counts = dict(
+                session.execute(
+                    select(Delivery.state, func.count())
+                    .where(Delivery.destination == self.name)
+                    .group_by(Delivery.state)
+                )
+                .tuples()
+                .all()
+            )
+            oldest = session.scalar(
+                select(func.min(Output.created_at))
+                .join(Delivery, Delivery.output_id == Output.id)
+                .where(Delivery.destination == self.name, Delivery.state == DeliveryState.PENDING)
+            )
+        self._metrics.pending.labels(destination=self.name).set(counts.get(DeliveryState.PENDING, 0))
+        self._metrics.dead.labels(destination=self.name).set(counts.get(DeliveryState.DEAD, 0))
+        age = (utc_now() - oldest).total_seconds() if oldest else 0.0
+        self._metrics.oldest.labels(destination=self.name).set(age)
+
+
+def _note_delivered(session: Session, output_id: int) -> None:
+    """Write the instance's `delivered_at` when the last of its deliveries arrived."""
+    instance_id = session.scalars(select(Output.instance_id).where(Output.id == output_id)).one()
+    open_deliveries = session.scalar(
+        select(func.count())
+        .select_from(Delivery)
+        .join(Output, Output.id == Delivery.output_id)
+        .where(Output.instance_id == instance_id, Delivery.state != DeliveryState.DELIVERED)
+    )
+    if open_deliveries == 0:
+        session.execute(update(Instance).where(Instance.id == instance_id).values(delivered_at=utc_now()))
+
+
+def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: float) -> int:
+    """Remove files of outputs that were delivered everywhere at least `keep_days` ago, and say how many."""
+    limit = utc_now() - timedelta(days=keep_days)
+    waiting = select(Delivery.output_id).where(
+        (Delivery.state != DeliveryState.DELIVERED) | (Delivery.delivered_at > limit)
+    )
+    with sessions.begin() as session:
+        session.connection(execution_options={"read_only": True})
+        names = session.scalars(
+            select(Output.file_name).where(Output.created_at < limit, Output.id.not_in(waiting))
+        ).all()
+    removed = 0
+    for name in names:
+        if outbox.path_of(name).exists():
+            outbox.discard(name)
+            removed += 1
+    return removed
+
+
+class Deliverer:
+    """All destinations together, and the cleaning of the outbox."""
+
+    def __init__(
+        self,
+        queues: Sequence[DestinationQueue],
+        sessions: sessionmaker[Session],
+        outbox: Outbox,
+        keep_days: float,
+    ) -> None:
+        self._queues = queues
+        self._sessions = sessions
+        self._outbox = outbox
+        self._keep_days = keep_days
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Finish the sends under way and return from `run`."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Deliver until `stop`."""
+        threads = [
+            threading.Thread(target=queue.run, args=[self._stopping], name=f"deliver-{queue.name}", daemon=True)
+            for queue in self._queues
+        ]
+        for thread in threads:
+            thread.start()
+        while not self._stopping.is_set():
+            try:
+                removed = clean_outbox(self._sessions, self._outbox, self._keep_days)
+                if removed:
+                    log.info("outbox_cleaned", removed=removed)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("outbox_not_cleaned", exc_info=error)
+            self._stopping.wait(CLEANING_INTERVAL_S)
+        for thread in threads:
+            thread.join(60)

@@ -1,0 +1,143 @@
+"""Metrics of the worker and of the delivery process. Labels come from closed sets; UIDs never are labels."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from models.errors import Reason
+from models.records.dicom import InstanceState
+from models.requests import InferenceRequest
+from models.tasks import Task
+from worker.stages import StageTimes
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+SCORES: Final = tuple(round(step / 20, 2) for step in range(1, 21))
+
+
+class WorkerMetrics:
+    """What `python -m worker run` shows of itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.batch_size = Histogram(
+            "radstream_worker_batch_size",
+            "Instances per engine call.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "radstream_worker_stage_seconds", "Wall time by stage.", ["stage"], buckets=SECONDS, registry=registry
+        )
+        self.stage_cpu_seconds = Counter(
+            "radstream_worker_stage_cpu_seconds", "CPU time by stage.", ["stage"], registry=registry
+        )
+        self.queue_wait = Histogram(
+            "radstream_worker_queue_wait_seconds",
+            "From the C-STORE response to being taken in hand.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.feed_latency = Histogram(
+            "radstream_worker_feed_latency_seconds",
+            "From the C-STORE response to settled.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.instances = Counter(
+            "radstream_worker_instances",
+            "Instances settled, by outcome and reason code.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.inferences = Counter("radstream_worker_inferences", "Findings by task.", ["task"], registry=registry)
+        self.scores = Histogram(
+            "radstream_worker_score",
+            "Probability of the positive label.",
+            ["task"],
+            buckets=SCORES,
+            registry=registry,
+        )
+        self.input_means = Histogram(
+            "radstream_worker_input_mean",
+            "Mean grey value of inputs in [0, 1]; a shift means another scanner or another windowing.",
+            ["task"],
+            buckets=SCORES,
+            registry=registry,
+        )
+        self.outputs_failed = Counter(
+            "radstream_worker_outputs_failed", "Findings whose output could not be made.", ["task"], registry=registry
+        )
+        self.in_hand = Gauge("radstream_worker_jobs_in_hand", "Jobs in any stage.", registry=registry)
+        self.queue_depth = Gauge(
+            "radstream_queue_depth", "Jobs by queue and state.", ["queue", "state"], registry=registry
+        )
+        self.requeued = Counter(
+            "radstream_worker_requeued", "Jobs of dead workers put back in their queue.", registry=registry
+        )
+        self.engine_info = Gauge(
+            "radstream_worker_engine_info",
+            "1 for each engine in service.",
+            ["task", "version", "provider", "precision"],
+            registry=registry,
+        )
+        self.redis_up = Gauge("radstream_worker_redis_up", "1 while Redis answers.", registry=registry)
+        self.database_up = Gauge("radstream_worker_database_up", "1 while the database answers.", registry=registry)
+
+    def observe_times(self, times: StageTimes) -> None:
+        """Add the stages of one instance or batch."""
+        for stage, seconds in times.wall_s.items():
+            self.stage_seconds.labels(stage=stage).observe(seconds)
+        for stage, seconds in times.cpu_s.items():
+            self.stage_cpu_seconds.labels(stage=stage).inc(seconds)
+
+    def observe_inputs(self, task: Task, images: NDArray[np.float32]) -> None:
+        """Add a batch of inputs, ``(N, 1, H, W) float32 in [0, 1]``."""
+        for mean in images.mean(axis=(1, 2, 3)):
+            self.input_means.labels(task=task.value).observe(float(mean))
+
+    def observe_score(self, task: Task, probability: float) -> None:
+        """Add one answer of a two-class task."""
+        self.inferences.labels(task=task.value).inc()
+        self.scores.labels(task=task.value).observe(probability)
+
+    def observe_outcome(
+        self, request: InferenceRequest, state: InstanceState | None, reason: Reason | None, tasks: list[Task]
+    ) -> None:
+        """Add one settled instance."""
+        outcome = state.value if state else "already_settled"
+        self.instances.labels(outcome=outcome, reason=reason.value if reason else "").inc()
+        self.feed_latency.observe(max(0.0, time.time() - request.received_at))
+
+
+class DeliveryMetrics:
+    """What `python -m worker deliver` shows of itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.attempts = Counter(
+            "radstream_delivery_attempts",
+            "Attempts by destination and outcome (delivered, retry, dead).",
+            ["destination", "outcome"],
+            registry=registry,
+        )
+        self.pending = Gauge("radstream_delivery_pending", "Outputs to be sent.", ["destination"], registry=registry)
+        self.dead = Gauge("radstream_delivery_dead", "Outputs given up.", ["destination"], registry=registry)
+        self.oldest = Gauge(
+            "radstream_delivery_oldest_pending_seconds",
+            "Age of the oldest output to be sent.",
+            ["destination"],
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "radstream_delivery_latency_seconds",
+            "From the C-STORE response to the sender to delivered.",
+            ["destination"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.send_seconds = Histogram(
+            "radstream_delivery_send_seconds", "Wall time of one C-STORE.", buckets=SECONDS, registry=registry
+        )

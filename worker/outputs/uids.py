@@ -1,0 +1,34 @@
+"""UIDs of outputs: the same source, task, version and revision always give the same object.
+
+A UID is made from a name-based UUID (RFC 9562, version 5) under the root 2.25 (PS3.5 annex B.2).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID, uuid5
+
+from pydicom.uid import UID
+
+_NAMESPACE: Final = UUID("24d44a6f-a21e-4387-bc91-f314be447ca2")
+
+
+def instance_uid(kind: str, source_sop_instance_uid: str, task: str, version: str, revision: int) -> UID:
+    """SOP Instance UID of an output of one source instance."""
+    parts = ["instance", kind, source_sop_instance_uid, task, version]
+    # Bytes that replaced others under the same source UID give another picture, hence another object.
+    return _derive(*parts, *([str(revision)] if revision else []))
+
+
+def series_uid(kind: str, study_instance_uid: str, task: str, version: str) -> UID:
+    """Series Instance UID: one series per study, kind of output, task and model version."""
+    return _derive("series", kind, study_instance_uid, task, version)
+
+
+def device_uid(engine_sha256: str) -> UID:
+    """Device UID of an engine: it changes with every retraining and every rebuild."""
+    return _derive("device", engine_sha256)
+
+
+def _derive(*parts: str) -> UID:
+    return UID(f"2.25.{uuid5(_NAMESPACE, '|'.join(parts)).int}")

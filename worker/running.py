@@ -1,0 +1,326 @@
+"""The two long-running processes: `run` puts a batch worker together, `deliver` the deliverer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+from prometheus_client import CollectorRegistry
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from sqlalchemy import Engine as DatabaseEngine
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from migrations.schema import current_revision, newest_revision
+from models.engines.engine import Engine
+from models.engines.providers import load_engine
+from models.errors import ConfigurationError, Reason, Transient, Unprocessable
+from models.pixels.limits import PixelLimits
+from models.records.sessions import open_database, session_factory
+from models.requests import InferenceRequest
+from models.settings import Settings
+from models.spool import Spool
+from models.store.store import ModelStore
+from models.tasks import Task
+from models.telemetry import TelemetryServer, get_logger
+from worker.batch_worker import BatchWorker, WorkerTimes
+from worker.delivery import Deliverer, DestinationQueue
+from worker.maintenance import Maintenance
+from worker.metrics import DeliveryMetrics, WorkerMetrics
+from worker.outbox import Outbox
+from worker.pipeline import Done, Pipeline, PipelineLimits
+from worker.routing import Routing
+from worker.sender import Sender
+from worker.settings import WorkerSettings
+from worker.settlement import Outcome, Settlement, known_revision
+from worker.source import IdentityPolicy
+from worker.stages import StageContext
+
+log = get_logger("worker.running")
+
+WAIT_FOR_SERVICES_S = 2.0
+DELIVERY_RESTART_S = 5.0
+
+
+def load_engines(store: ModelStore, threads: int, metrics: WorkerMetrics | None = None) -> dict[Task, Engine]:
+    """Load and warm the active version of every task that has one.
+
+    Raises:
+        ConfigurationError: no task has an active version.
+        StoreError: a version's files do not have the hashes that its manifest names.
+    """
+    engines: dict[Task, Engine] = {}
+    for task in Task:
+        if store.active(task) is None:
+            continue
+        engine = load_engine(store.open(task), threads=threads)
+        engines[task] = engine
+        info = engine.info
+        log.info("engine_loaded", task=task.value, version=engine.manifest.version, provider=info.provider)
+        if metrics is not None:
+            metrics.engine_info.labels(task.value, engine.manifest.version, info.provider, info.precision).set(1)
+    if not engines:
+        raise ConfigurationError("RADSTREAM_MODEL_STORE: no task has an active model version there")
+    return engines
+
+
+def connect_redis(settings: Settings) -> Redis:
+    """Make a Redis client that fails at once, so that its callers decide how to wait.
+
+    Raises:
+        ConfigurationError: the URL is not one.
+    """
+    try:
+        return Redis.from_url(
+            settings.redis_url.get_secret_value(), socket_connect_timeout=5, retry=Retry(NoBackoff(), 1)
+        )
+    except ValueError as error:
+        raise ConfigurationError("RADSTREAM_REDIS_URL: not a Redis URL; use redis://HOST:6379/0") from error
+
+
+def check_schema(database: DatabaseEngine) -> None:
+    """See that the database is migrated.
+
+    Raises:
+        ConfigurationError: it is not, and what to type.
+        SQLAlchemyError: it does not answer.
+    """
+    at, newest = current_revision(database), newest_revision()
+    if at != newest:
+        raise ConfigurationError(
+            f"the results database is at migration {at or 'none'}, this version needs {newest}: "
+            "run `python -m worker migrate`"
+        )
+
+
+def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str | None = None) -> int:
+    """Work until SIGTERM or SIGINT; give the exit status."""
+    routing = Routing.read(own.routing_file)
+    identity = IdentityPolicy.of(settings)
+    database = open_database(settings)
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    spool, outbox = Spool(settings.spool_path), Outbox(settings.outbox_path)
+    spool.prepare()
+    outbox.prepare()
+    engines = load_engines(ModelStore(settings.model_store), own.engine_threads, metrics)
+    sessions = session_factory(database)
+    redis = connect_redis(settings)
+    if not _wait_for_services(redis, database):
+        return 0
+
+    settlement = Settlement(sessions, settings.duplicate_policy, [to.name for to in own.destinations])
+    done_listeners: list[Callable[[Done], None]] = []
+    pipeline = Pipeline(
+        spool=spool,
+        outbox=outbox,
+        engines=engines,
+        context=StageContext(
+            routing=routing,
+            identity=identity,
+            limits=PixelLimits(max_rows_columns=own.max_pixels, max_decoded_bytes=own.max_decoded_bytes),
+            input_specs={task: engine.manifest.input_spec for task, engine in engines.items()},
+            own_ae_titles=frozenset(settings.own_ae_titles),
+            overlay_max_side=own.overlay_max_side if own.destinations else 0,
+        ),
+        settlement=settlement,
+        revision_of=lambda request: _revision(sessions, request),
+        limits=PipelineLimits(
+            max_batch=own.max_batch,
+            max_delay_s=own.max_delay_s,
+            decoders=own.decoders or os.cpu_count() or 1,
+            decode_timeout_s=own.decode_timeout_s,
+        ),
+        metrics=metrics,
+        on_done=lambda done: done_listeners[0](done),
+    )
+    worker = BatchWorker(
+        redis,
+        name=name or f"{socket.gethostname()}-{os.getpid()}",
+        prefetch=own.prefetch,
+        times=WorkerTimes(
+            own.poll_interval_s,
+            own.heartbeat_interval_s,
+            own.job_heartbeat_ttl_s,
+            own.maintenance_interval_s,
+            own.stop_grace_s,
+        ),
+        submit=pipeline.submit,
+        pipeline_alive=lambda: pipeline.alive,
+        maintenance=Maintenance(
+            max_attempts=own.max_attempts,
+            give_up=lambda request, attempts: _give_up(settlement, spool, request, attempts),
+            metrics=metrics,
+        ),
+        metrics=metrics,
+    )
+    done_listeners.append(worker.on_done)
+    telemetry = _serve(
+        own.telemetry_address,
+        own.telemetry_port,
+        registry,
+        {
+            "redis": lambda: None if worker.redis_up else Reason.REDIS_UNAVAILABLE.value,
+            "database": lambda: _database_failure(database),
+            "pipeline": lambda: None if pipeline.alive else Reason.INTERNAL_ERROR.value,
+        },
+    )
+    delivery = _DeliveryProcess() if with_delivery and own.destinations else None
+    try:
+        clean = worker.run()
+    finally:
+        if delivery is not None:
+            delivery.stop()
+        pipeline.stop(own.decode_timeout_s)
+        telemetry.stop()
+        database.dispose()
+    return 0 if clean else 1
+
+
+def deliver(settings: Settings, own: WorkerSettings) -> int:
+    """Deliver outputs until SIGTERM or SIGINT; give the exit status."""
+    if not own.destinations:
+        raise ConfigurationError("RADSTREAM_WORKER_DESTINATIONS: no destination is set, there is nowhere to deliver to")
+    senders = [Sender(to, settings.ae_title, own.delivery_timeout_s) for to in own.destinations]
+    database = open_database(settings)
+    sessions = session_factory(database)
+    outbox = Outbox(settings.outbox_path)
+    outbox.prepare()
+    registry = CollectorRegistry()
+    metrics = DeliveryMetrics(registry)
+    queues = [DestinationQueue(sender, sessions, outbox, own, metrics) for sender in senders]
+    deliverer = Deliverer(queues, sessions, outbox, own.outbox_keep_days)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        deliverer.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    telemetry = _serve(
+        own.telemetry_address,
+        own.delivery_telemetry_port,
+        registry,
+        {"database": lambda: _database_failure(database)},
+    )
+    log.info("delivery_started", destinations=[to.name for to in own.destinations])
+    deliverer.run()
+    telemetry.stop()
+    database.dispose()
+    log.info("delivery_stopped")
+    return 0
+
+
+class _DeliveryProcess:
+    """`python -m worker deliver` as a child of `run`, started again when it ends."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="delivery-keeper", daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        command = [sys.executable, "-m", "worker", "deliver", "--parent-pid", str(os.getpid())]
+        while not self._stopping.is_set():
+            self._child = subprocess.Popen(command)
+            while self._child.poll() is None and not self._stopping.wait(0.5):
+                pass
+            if not self._stopping.is_set():
+                log.error("delivery_died", exit_status=self._child.returncode)
+                self._stopping.wait(DELIVERY_RESTART_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        if self._child is None or self._child.poll() is not None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(60)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """End this process in good order when its parent is gone (killed, so that it could not tell us)."""
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _serve(
+    address: str, port: int, registry: CollectorRegistry, checks: dict[str, Callable[[], str | None]]
+) -> TelemetryServer:
+    try:
+        telemetry = TelemetryServer(address, port, registry, checks)
+    except OSError as error:
+        raise ConfigurationError(
+            f"telemetry port {port} on {address} cannot be opened ({error.strerror}); "
+            "choose another, or 0 for any free one"
+        ) from error
+    telemetry.start()
+    log.info("telemetry_started", address=address, port=telemetry.port)
+    return telemetry
+
+
+def _wait_for_services(redis: Redis, database: DatabaseEngine) -> bool:
+    """Wait until Redis and the database answer; False when told to stop meanwhile."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: stopping.set())
+    waiting_for = ""
+    while not stopping.is_set():
+        try:
+            redis.ping()
+            check_schema(database)
+            return True
+        except RedisError as error:
+            failing, cause = Reason.REDIS_UNAVAILABLE.value, error
+        except SQLAlchemyError as error:
+            failing, cause = Reason.DATABASE_UNAVAILABLE.value, error  # type: ignore[assignment]
+        if failing != waiting_for:
+            log.warning("waiting", reason=failing, exc_info=cause)
+            waiting_for = failing
+        stopping.wait(WAIT_FOR_SERVICES_S)
+    return False
+
+
+def _database_failure(database: DatabaseEngine) -> str | None:
+    try:
+        with database.connect() as connection:
+            connection.execution_options(read_only=True).execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return Reason.DATABASE_UNAVAILABLE.value
+    return None
+
+
+def _revision(sessions: sessionmaker[Session], request: InferenceRequest) -> int:
+    try:
+        with sessions() as session:
+            session.connection(execution_options={"read_only": True})
+            return known_revision(session, request.sop_instance_uid)
+    except SQLAlchemyError as error:
+        raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+
+
+def _give_up(settlement: Settlement, spool: Spool, request: InferenceRequest, attempts: int) -> None:
+    refusal = Unprocessable(Reason.WORKER_DIED, f"{attempts} workers died with it in hand")
+    settlement.settle([Outcome(request, None, refusal)])
+    with suppress(OSError):
+        spool.set_aside(request.spool_key)

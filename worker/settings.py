@@ -1,0 +1,79 @@
+"""Settings of the worker and of the delivery process (prefix ``RADSTREAM_WORKER_``, TOML table ``[worker]``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from models.settings import AETitle, FileSettings
+
+
+class Destination(BaseModel):
+    """An application entity that receives outputs.
+
+    Attributes:
+        name: our name for it, in records and metrics.
+        tls: use TLS; the files are PEM, `tls_ca` alone checks the peer, certificate and key identify us.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ae_title: AETitle
+    calling_ae_title: AETitle | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class WorkerSettings(FileSettings):
+    """What only the worker and the delivery process read."""
+
+    model_config = SettingsConfigDict(env_prefix="RADSTREAM_WORKER_", extra="forbid", frozen=True)
+    table_name = "worker"
+
+    max_batch: int = Field(8, ge=1, le=256, description="Instances that one engine call takes at most.")
+    max_delay_s: float = Field(0.05, ge=0, le=10, description="Longest wait for a fuller batch after the first.")
+    prefetch: int = Field(16, ge=1, le=1024, description="Jobs in hand at once, in all stages together.")
+    decoders: int = Field(0, ge=0, le=256, description="Decoding processes; 0 means one per core.")
+    decode_timeout_s: float = Field(20, gt=0, le=600, description="A decode that takes longer is given up.")
+    engine_threads: int = Field(0, ge=0, le=256, description="Threads of the engine; 0 means one per core.")
+    max_pixels: int = Field(100_000_000, ge=4096, description="Largest Rows x Columns that is decoded.")
+    max_decoded_bytes: int = Field(512 * 2**20, ge=2**20, description="Largest decoded pixel data.")
+    overlay_max_side: int = Field(1024, ge=256, le=4096, description="Longest side of overlay pictures, pixels.")
+    routing_file: Path | None = Field(None, description="Routing rules (TOML); default the shipped rules.")
+    destinations: tuple[Destination, ...] = Field((), description="Where outputs go; none means none are made.")
+
+    poll_interval_s: float = Field(0.02, gt=0, le=5, description="How often an idle worker looks at the queues.")
+    heartbeat_interval_s: float = Field(5, gt=0, le=60)
+    job_heartbeat_ttl_s: int = Field(30, ge=5, le=600, description="Jobs of a worker silent this long are requeued.")
+    maintenance_interval_s: float = Field(10, gt=0, le=600)
+    max_attempts: int = Field(3, ge=1, le=20, description="Worker deaths after which an instance has failed.")
+    stop_grace_s: float = Field(60, ge=1, le=3600, description="Time for jobs in hand after SIGTERM.")
+
+    delivery_poll_interval_s: float = Field(0.5, gt=0, le=60)
+    delivery_first_retry_s: float = Field(5, gt=0, description="Wait after the first failed attempt; doubles.")
+    delivery_longest_retry_s: float = Field(1800, gt=0, description="Longest wait between attempts.")
+    delivery_give_up_s: float = Field(3 * 86400, gt=0, description="Unreachable this long: dead letter.")
+    delivery_max_refusals: int = Field(5, ge=1, description="Refused as unacceptable this often: dead letter.")
+    delivery_timeout_s: float = Field(30, gt=0, description="Longest wait for a destination's answer.")
+    outbox_keep_days: float = Field(7, gt=0, description="How long delivered outputs stay re-sendable.")
+
+    telemetry_address: str = "127.0.0.1"
+    telemetry_port: int = Field(9109, ge=0, le=65535, description="Metrics and health of `run`; 0 takes a free port.")
+    delivery_telemetry_port: int = Field(9110, ge=0, le=65535, description="The same of `deliver`.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [destination.name for destination in self.destinations]
+        if len(set(names)) != len(names):
+            raise ValueError("two destinations have the same name")
+        if self.heartbeat_interval_s * 2 > self.job_heartbeat_ttl_s:
+            raise ValueError("job_heartbeat_ttl_s must be at least twice heartbeat_interval_s")
+        return self

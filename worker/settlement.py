@@ -1,0 +1,255 @@
+"""Settling: findings and outputs-to-send of a batch, written in one transaction, each instance on its own terms.
+
+Settling is idempotent. The ledger row is locked and read first: an instance that another worker settled meanwhile,
+or whose bytes were replaced, is left alone, and inference rows are unique on (instance, model version).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from models.engines.engine import EngineInfo
+from models.errors import Reason, Skipped, Transient, Unprocessable
+from models.records.base import insert_ignoring, utc_now
+from models.records.dicom import SETTLED_STATES, Instance, InstanceState, Series, Study
+from models.records.findings import ClassificationFinding
+from models.records.inference import Inference, ModelVersion
+from models.records.ledger import DuplicatePolicy, register
+from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
+from models.records.sessions import is_outage
+from models.requests import InferenceRequest
+from models.store.manifest import Manifest
+from models.telemetry import get_logger
+from worker.findings import Classification
+from worker.source import SourceFacts
+from worker.stages import Rendered
+
+log = get_logger("worker.settlement")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task's answer for one instance, with its output where one was made."""
+
+    manifest: Manifest
+    engine: EngineInfo
+    finding: Classification
+    output: Rendered | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is to be recorded of one instance.
+
+    Attributes:
+        refusal: why it has no findings; `Skipped` for a sound instance, else it failed. None when done.
+    """
+
+    request: InferenceRequest
+    facts: SourceFacts | None
+    refusal: Unprocessable | None
+    results: tuple[TaskResult, ...] = ()
+    inferred_at: datetime | None = None
+
+    @property
+    def state(self) -> InstanceState:
+        """The final state that this outcome means."""
+        if self.refusal is None:
+            return InstanceState.DONE
+        return InstanceState.SKIPPED if isinstance(self.refusal, Skipped) else InstanceState.FAILED
+
+
+class Settlement:
+    """Writes outcomes to the records."""
+
+    def __init__(self, sessions: sessionmaker[Session], policy: DuplicatePolicy, destinations: Sequence[str]) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._destinations = tuple(destinations)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> list[InstanceState | None]:
+        """Record a batch.
+
+        Returns:
+            The state written per outcome; None where the records already held a result or other bytes were kept.
+
+        Raises:
+            Transient: the database is away; nothing was written.
+        """
+        try:
+            return self._settle_together(outcomes)
+        except DBAPIError as error:
+            if is_outage(error):
+                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+            log.warning("batch_settled_one_by_one", exc_info=error)
+        except SQLAlchemyError as error:
+            log.warning("batch_settled_one_by_one", exc_info=error)
+        return [self._settle_alone(outcome) for outcome in outcomes]
+
+    def _settle_together(self, outcomes: Sequence[Outcome]) -> list[InstanceState | None]:
+        with self._sessions.begin() as session:
+            # One lock order for all workers, or two batches with the same instances could wait for each other.
+            order = sorted(range(len(outcomes)), key=lambda index: outcomes[index].request.sop_instance_uid)
+            states: list[InstanceState | None] = [None] * len(outcomes)
+            for index in order:
+                states[index] = self._write(session, outcomes[index])
+            return states
+
+    def _settle_alone(self, outcome: Outcome) -> InstanceState | None:
+        try:
+            return self._settle_together([outcome])[0]
+        except SQLAlchemyError as error:
+            if isinstance(error, DBAPIError) and is_outage(error):
+                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+            log.error("outcome_refused_by_database", spool_key=outcome.request.spool_key, exc_info=error)
+        # The findings or facts cannot be stored; that they could not is recorded instead.
+        failure = Outcome(outcome.request, None, Unprocessable(Reason.INTERNAL_ERROR, "records refused the findings"))
+        try:
+            return self._settle_together([failure])[0]
+        except SQLAlchemyError as error:
+            raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+
+    def _write(self, session: Session, outcome: Outcome) -> InstanceState | None:
+        request = outcome.request
+        registration = register(session, [request], self._policy)[request.spool_key]
+        if not registration.to_be_queued:
+            return None
+        row = session.scalars(select(Instance).where(Instance.sop_instance_uid == request.sop_instance_uid)).one()
+        now = utc_now()
+        row.state = outcome.state
+        row.reason = outcome.refusal.reason.value if outcome.refusal else None
+        row.reason_detail = (outcome.refusal.detail or None) if outcome.refusal else None
+        row.inferred_at = outcome.inferred_at
+        row.settled_at = now
+        if outcome.facts is not None:
+            _place(session, row, outcome.facts)
+        for result in outcome.results:
+            self._write_result(session, row, result, outcome.inferred_at or now)
+        session.flush()
+        return outcome.state
+
+    def _write_result(self, session: Session, row: Instance, result: TaskResult, inferred_at: datetime) -> None:
+        version_id = _model_version_id(session, result.manifest)
+        inference = Inference(
+            instance_id=row.id,
+            model_version_id=version_id,
+            provider=result.engine.provider,
+            precision=result.engine.precision,
+            inferred_at=inferred_at,
+        )
+        session.add(inference)
+        session.flush()
+        finding = result.finding
+        session.add(
+            ClassificationFinding(
+                inference_id=inference.id,
+                label=finding.label,
+                positive=finding.positive,
+                probability=finding.probability,
+                threshold=finding.threshold,
+            )
+        )
+        if result.output is not None:
+            self._write_output(session, row.id, version_id, result.output)
+
+    def _write_output(self, session: Session, instance_id: int, version_id: int, rendered: Rendered) -> None:
+        output = Output(
+            instance_id=instance_id,
+            model_version_id=version_id,
+            kind=OutputKind.SECONDARY_CAPTURE,
+            sop_class_uid=rendered.sop_class_uid,
+            sop_instance_uid=rendered.sop_instance_uid,
+            series_instance_uid=rendered.series_instance_uid,
+            file_name=rendered.file_name,
+            created_at=utc_now(),
+        )
+        session.add(output)
+        session.flush()
+        session.add_all(
+            Delivery(
+                output_id=output.id,
+                destination=destination,
+                state=DeliveryState.PENDING,
+                attempts=0,
+                next_attempt_at=utc_now(),
+            )
+            for destination in self._destinations
+        )
+
+
+def known_revision(session: Session, sop_instance_uid: str) -> int:
+    """How often the bytes of an instance were replaced; 0 when the ledger does not know it."""
+    return session.scalar(select(Instance.revision).where(Instance.sop_instance_uid == sop_instance_uid)) or 0
+
+
+def is_settled(session: Session, request: InferenceRequest) -> bool:
+    """Whether the records hold a final state for these very bytes."""
+    statement = select(Instance.state).where(
+        Instance.sop_instance_uid == request.sop_instance_uid,
+        Instance.content_sha256 == request.content_sha256,
+    )
+    return session.scalar(statement) in SETTLED_STATES
+
+
+def forget_outcome(session: Session, row: Instance) -> None:
+    """Take an instance back to `received`, its findings removed, so that it can be inferred again."""
+    inferences = select(Inference.id).where(Inference.instance_id == row.id)
+    session.execute(delete(ClassificationFinding).where(ClassificationFinding.inference_id.in_(inferences)))
+    session.execute(delete(Inference).where(Inference.instance_id == row.id))
+    row.state = InstanceState.RECEIVED
+    row.reason = row.reason_detail = None
+    row.queued_at = row.inferred_at = row.settled_at = None
+
+
+def _place(session: Session, row: Instance, facts: SourceFacts) -> None:
+    session.execute(
+        insert_ignoring(session, Study).values(
+            study_instance_uid=facts.study_instance_uid,
+            accession_number=facts.accession_number,
+            study_date=facts.study_date,
+            study_description=facts.study_description,
+            patient_id=facts.patient_id,
+            patient_name=facts.patient_name,
+            patient_birth_date=facts.patient_birth_date,
+            patient_sex=facts.patient_sex,
+        )
+    )
+    study_id = session.scalars(select(Study.id).where(Study.study_instance_uid == facts.study_instance_uid)).one()
+    session.execute(
+        insert_ignoring(session, Series).values(
+            study_id=study_id,
+            series_instance_uid=facts.series_instance_uid,
+            modality=facts.modality,
+            body_part_examined=facts.body_part_examined,
+            series_description=facts.series_description,
+            manufacturer=facts.manufacturer,
+            manufacturer_model_name=facts.manufacturer_model_name,
+        )
+    )
+    row.series_id = session.scalars(
+        select(Series.id).where(Series.series_instance_uid == facts.series_instance_uid)
+    ).one()
+    row.instance_number = facts.instance_number
+    row.view_position = facts.view_position
+    row.laterality = facts.laterality
+
+
+def _model_version_id(session: Session, manifest: Manifest) -> int:
+    session.execute(
+        insert_ignoring(session, ModelVersion).values(
+            task=manifest.task,
+            version=manifest.version,
+            network=manifest.network,
+            network_sha256=manifest.files["network.onnx"],
+            first_served_at=utc_now(),
+        )
+    )
+    return session.scalars(
+        select(ModelVersion.id).where(ModelVersion.task == manifest.task, ModelVersion.version == manifest.version)
+    ).one()

@@ -1,0 +1,233 @@
+"""The stages that run in decoding processes: prepare an instance for its engines, and make its outputs.
+
+They take and give plain data, hold no state but what `initialise` put there, and never see Redis or the database.
+A codec that crashes or hangs takes one process of the pool with it, never the worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from models.pixels.radiograph import Radiograph
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from models.engines.engine import EngineInfo
+from models.errors import Reason, Skipped, Unprocessable
+from models.pixels.header import read_header
+from models.pixels.limits import PixelLimits
+from models.pixels.spec import InputSpec
+from models.requests import InferenceRequest
+from models.store.manifest import Manifest
+from models.tasks import Task
+from worker.findings import Classification
+from worker.outputs.loop_guard import is_own_output
+from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
+from worker.overlay import OverlayCaption, draw_overlay
+from worker.routing import Routing
+from worker.source import IdentityPolicy, SourceFacts, read_facts
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What every preparation needs; given to each decoding process once, when it starts.
+
+    Attributes:
+        input_specs: of the served tasks; a task without one has no active model version.
+        own_ae_titles: senders whose objects are always our own outputs.
+        overlay_max_side: longest side of the display image, pixels; 0 when no outputs are made.
+    """
+
+    routing: Routing
+    identity: IdentityPolicy
+    limits: PixelLimits
+    input_specs: dict[Task, InputSpec]
+    own_ae_titles: frozenset[str]
+    overlay_max_side: int
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Wall and CPU seconds by stage name."""
+
+    wall_s: dict[str, float] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add what happens inside to `stage`."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.wall_s[stage] = self.wall_s.get(stage, 0.0) + time.perf_counter() - wall
+            self.cpu_s[stage] = self.cpu_s.get(stage, 0.0) + time.thread_time() - cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of one instance in preparation.
+
+    Attributes:
+        facts: None when not even the header could be read.
+        refusal: why nothing is inferred; None when `inputs` holds an array per task.
+        inputs: ``(H, W) float32 in [0, 1]`` by task.
+        display: ``(h, w) uint8``, the image as a person would see it; None when no outputs are made.
+    """
+
+    facts: SourceFacts | None
+    refusal: Unprocessable | None
+    times: StageTimes
+    inputs: dict[Task, NDArray[np.float32]] = field(default_factory=dict)
+    display: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOrder:
+    """One Secondary Capture to make from a prepared and inferred instance."""
+
+    source_path: str
+    source_sop_instance_uid: str
+    revision: int
+    display: NDArray[np.uint8]
+    manifest: Manifest
+    engine: EngineInfo
+    finding: Classification
+    outbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An output on disk, not yet in the records."""
+
+    task: Task
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    file_name: str
+    times: StageTimes
+
+
+_context: StageContext | None = None
+
+
+def initialise(context: StageContext) -> None:
+    """Set up a decoding process."""
+    global _context
+    _context = context
+    import logging
+    import warnings
+
+    # pydicom warns with element values; a decoding process has nothing else to say.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    import cv2
+
+    cv2.setNumThreads(1)  # the pool is the parallelism
+
+
+def prepare(path: str, request: InferenceRequest) -> Prepared:
+    """Read, route and decode one spool file.
+
+    Args:
+        path: of the Part 10 file in the spool.
+        request: what the SCP said of it.
+
+    Returns:
+        Its facts and either the inputs of its tasks or the refusal; never raises for a bad instance.
+    """
+    if _context is None:
+        raise RuntimeError("initialise was not called")
+    times = StageTimes()
+    facts = None
+    try:
+        with times.measure("read"):
+            header = _open(path, request)
+            facts = read_facts(header, _context.identity)
+            tasks = _route(header, request, _context)
+        with times.measure("decode"):
+            radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=_smallest_side(tasks, _context))
+        with times.measure("resize"):
+            inputs = {task: radiograph.to_input(_context.input_specs[task]) for task in tasks}
+            display = radiograph.to_display(_context.overlay_max_side) if _context.overlay_max_side else None
+        return Prepared(facts, None, times, inputs, display)
+    except Unprocessable as refusal:
+        return Prepared(facts, refusal, times)
+    except MemoryError:
+        return Prepared(facts, Unprocessable(Reason.TOO_LARGE, "no memory to decode it"), times)
+    except Exception as error:
+        # The border of a process that reads hostile input: whatever a parser raises becomes a recorded reason.
+        return Prepared(facts, Unprocessable(Reason.MALFORMED_DATASET, type(error).__name__), times)
+
+
+def _open(path: str, request: InferenceRequest) -> Dataset:
+    try:
+        header = read_header(Path(path))
+    except FileNotFoundError as error:
+        raise Unprocessable(Reason.SPOOL_FILE_MISSING) from error
+    if str(header.get("SOPInstanceUID", "")) != request.sop_instance_uid:
+        raise Unprocessable(Reason.UID_MISMATCH, "SOPInstanceUID differs from the C-STORE request")
+    return header
+
+
+def _route(header: Dataset, request: InferenceRequest, context: StageContext) -> tuple[Task, ...]:
+    if request.calling_ae_title in context.own_ae_titles or is_own_output(header):
+        raise Skipped(Reason.OWN_OUTPUT)
+    tasks = context.routing.tasks_for(header)
+    served = tuple(task for task in tasks if task in context.input_specs)
+    if not served:
+        raise Skipped(Reason.NO_ACTIVE_VERSION, ", ".join(tasks))
+    return served
+
+
+def _smallest_side(tasks: tuple[Task, ...], context: StageContext) -> int:
+    """Detail that codecs may leave out: finer than twice the inputs and finer than the display."""
+    sides = [2 * max(spec.height, spec.width) for spec in (context.input_specs[task] for task in tasks)]
+    return max(0, *sides, context.overlay_max_side)
+
+
+def render(order: RenderOrder) -> Rendered:
+    """Draw the overlay of one finding and write its Secondary Capture to the outbox.
+
+    Raises:
+        OSError: the outbox cannot be written.
+        Unprocessable: the source file is gone or its header cannot be read.
+    """
+    times = StageTimes()
+    manifest, finding = order.manifest, order.finding
+    with times.measure("overlay"):
+        caption = OverlayCaption(
+            task=manifest.task.value,
+            label=finding.label,
+            positive_label=finding.positive_label,
+            probability=finding.probability,
+            threshold=finding.threshold,
+            version=manifest.version,
+        )
+        picture = draw_overlay(order.display, finding.cam, caption)
+    with times.measure("write_output"):
+        written = write_secondary_capture(
+            SecondaryCaptureOrder(
+                header=read_header(Path(order.source_path)),
+                rgb=picture,
+                manifest=manifest,
+                engine=order.engine,
+                source_sop_instance_uid=order.source_sop_instance_uid,
+                revision=order.revision,
+                finding=f"{finding.positive_label} {finding.probability:.3f}, threshold {finding.threshold:.3f}",
+            ),
+            Path(order.outbox),
+        )
+    return Rendered(
+        manifest.task,
+        written.sop_class_uid,
+        written.sop_instance_uid,
+        written.series_instance_uid,
+        written.file_name,
+        times,
+    )
