@@ -1,0 +1,100 @@
+"""Fixtures of the end-to-end tests: real processes, real sockets, a stand-in network with a known answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from postgres import PostgresControl
+from stand_in_store import make_store
+
+from deploy.launcher import Feed, FeedOptions
+from deploy.receiver import Receiver
+
+QUICK = {
+    "RADSTREAM_SCP_SWEEP_INTERVAL_S": "2",
+    "RADSTREAM_WORKER_HEARTBEAT_INTERVAL_S": "1",
+    "RADSTREAM_WORKER_JOB_HEARTBEAT_TTL_S": "5",
+    "RADSTREAM_WORKER_MAINTENANCE_INTERVAL_S": "1",
+    "RADSTREAM_WORKER_DELIVERY_FIRST_RETRY_S": "1",
+    "RADSTREAM_WORKER_DELIVERY_LONGEST_RETRY_S": "2",
+    "RADSTREAM_WORKER_DECODERS": "2",
+}
+"""Shorter intervals, so that recovery can be watched."""
+
+FeedFactory = Callable[..., Feed]
+
+
+@pytest.fixture(scope="session")
+def stand_in_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store")).root
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Receiver]:
+    with Receiver(tmp_path / "archive") as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[FeedFactory]:
+    """Make feeds that deliver to `archive` and are stopped when the test ends."""
+    made: list[Feed] = []
+
+    def make(database_url: str | None = None, processes: int = 2, **environment: str) -> Feed:
+        destination: dict[str, object] = {
+            "name": "archive",
+            "host": "127.0.0.1",
+            "port": archive.port,
+            "ae_title": archive.ae_title,
+        }
+        feed = Feed(
+            FeedOptions(
+                tmp_path / f"feed{len(made)}",
+                processes=processes,
+                destinations=[destination],
+                database_url=database_url,
+                environment={**QUICK, "RADSTREAM_MODEL_STORE": str(stand_in_store), **environment},
+            )
+        )
+        made.append(feed)
+        return feed
+
+    yield make
+    for feed in made:
+        for service in (feed.scp, feed.worker, feed.redis):
+            service.kill()
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresControl]:
+    # Not under pytest's directory: the server runs as another user, and pytest closes its root to others.
+    directory = Path(tempfile.mkdtemp(prefix="radstream-postgres-"))
+    control = PostgresControl(directory)
+    yield control
+    control.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def executable(name: str) -> str:
+    """Find a program of DCMTK or Orthanc; missing is a failure in CI and a skip elsewhere."""
+    # The virtual environment has programs of the same names, pynetdicom's.
+    found = shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed; .ci/run installs it")
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.fixture
+def peer_program() -> Callable[[str], str]:
+    return executable
