@@ -27,9 +27,9 @@ from models.identity import DISCLAIMER
 
 RADIOGRAPHS: Final = {
     "RG1_UNCR.dcm": "chest, explicit little endian",
-    "RG1_UNCI.dcm": "the same SOP Instance in implicit little endian: one result, not two",
     "RG1_J2KR.dcm": "chest, JPEG 2000 lossless",
     "RG1_J2KI.dcm": "chest, JPEG 2000",
+    "RG1_UNCI.dcm": "the same SOP Instance in implicit little endian: one result, not two",
     "RG3_J2KR.dcm": "an extremity, which no task is for",
 }
 """Real CR images of the PyPI package pydicom-data, by file name."""
@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(files: list[Path], directory: Path, output: Path, console: Console) -> bool:
     pictures = output / "received"
     shutil.rmtree(pictures, ignore_errors=True)
+    for old in output.glob("overlay_*.png"):
+        old.unlink()
     with Receiver(pictures) as archive:
         destination = {"name": "archive", "host": "127.0.0.1", "port": archive.port, "ae_title": archive.ae_title}
         feed = Feed(FeedOptions(directory, destinations=[destination]))

@@ -171,8 +171,10 @@ def _refuse_unknown_variables(settings_class: type[FileSettings], prefix: str) -
     for variable in sorted(os.environ):
         if not variable.startswith(prefix) or variable.startswith(other_prefixes) or variable in known:
             continue
-        near = difflib.get_close_matches(variable, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        # Compared without the prefix, which would make any two names alike.
+        bare = {name.removeprefix(prefix): name for name in known}
+        near = difflib.get_close_matches(variable.removeprefix(prefix), bare, n=1)
+        hint = f"; did you mean {bare[near[0]]}?" if near else ""
         raise ConfigurationError(f"{variable}: no such setting{hint}")
 
 

@@ -160,26 +160,13 @@ class Spool:
 
     def entries(self) -> Iterator[SpoolEntry]:
         """List pending files, in no order; files finished meanwhile are left out."""
-        for shard in os.scandir(self._pending):
-            for item in os.scandir(shard.path):
-                key = item.name.removesuffix(".dcm")
-                if KEY_PATTERN.fullmatch(key) is None:
-                    continue
-                try:
-                    yield SpoolEntry(key, item.stat().st_mtime)
-                except FileNotFoundError:
-                    continue
+        with os.scandir(self._pending) as shards:
+            for shard in shards:
+                yield from _entries_of(shard.path)
 
     def set_aside_entries(self) -> Iterator[SpoolEntry]:
         """List the files that could not be processed."""
-        for item in os.scandir(self._set_aside):
-            key = item.name.removesuffix(".dcm")
-            if KEY_PATTERN.fullmatch(key) is None:
-                continue
-            try:
-                yield SpoolEntry(key, item.stat().st_mtime)
-            except FileNotFoundError:
-                continue
+        yield from _entries_of(self._set_aside)
 
     def __contains__(self, key: str) -> bool:
         """Tell whether the file is still pending."""
@@ -257,6 +244,19 @@ class Spool:
             return False
         _fsync_directory(target.parent)
         return True
+
+
+def _entries_of(directory: Path | str) -> Iterator[SpoolEntry]:
+    with os.scandir(directory) as items:
+        for item in items:
+            key = item.name.removesuffix(".dcm")
+            if KEY_PATTERN.fullmatch(key) is None:
+                continue
+            try:
+                modified_at = item.stat().st_mtime
+            except FileNotFoundError:
+                continue
+            yield SpoolEntry(key, modified_at)
 
 
 class SpoolWriter:

@@ -41,6 +41,11 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def configure_logging(settings: Settings, process: str) -> None:
     """Send all logs of this process to stderr, one line per event."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+
+    def name_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
     shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.processors.TimeStamper("iso"), place_exception]
     renderer = (
         structlog.processors.JSONRenderer()
@@ -48,14 +53,14 @@ def configure_logging(settings: Settings, process: str) -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *shared, renderer],
+        processors=[name_process, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     handler = _ForeignHandler(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.raiseExceptions = False  # a record that cannot be formatted would be printed with its arguments
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")  # pydicom warns with element values; nothing of it may reach stderr
     sys.excepthook = _log_uncaught
@@ -65,7 +70,13 @@ def configure_logging(settings: Settings, process: str) -> None:
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """Say where a process or thread failed; Python's own report would print the message."""
-    get_logger("telemetry").critical("uncaught_exception", exc_info=(kind, error or kind(), trace))
+    if issubclass(kind, SystemExit):
+        return
+    log = get_logger("telemetry")
+    if error is None:
+        log.critical("uncaught_exception", error=kind.__qualname__)
+    else:
+        log.critical("uncaught_exception", exc_info=error)
 
 
 def place_exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -104,6 +115,14 @@ class _ForeignHandler(logging.Handler):
         log.log(min(record.levelno, logging.ERROR), "library_message", **keys)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that hangs up is no event worth more than a line."""
+        get_logger("telemetry").debug("telemetry_request_failed", exc_info=True)
+
+
 class TelemetryServer:
     """Serves metrics and health in a thread of its own.
 
@@ -113,6 +132,8 @@ class TelemetryServer:
 
     def __init__(self, address: str, port: int, registry: CollectorRegistry, checks: dict[str, Check]) -> None:
         class Handler(BaseHTTPRequestHandler):
+            timeout = 30  # seconds for a client to say what it wants
+
             def do_GET(self) -> None:
                 if self.path == "/metrics":
                     self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
@@ -136,8 +157,7 @@ class TelemetryServer:
             def log_message(self, format: str, *args: object) -> None:
                 """Scrapes are not events."""
 
-        self._server = ThreadingHTTPServer((address, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((address, port), Handler)
         self.port = self._server.server_port
 
     def start(self) -> None:

@@ -138,7 +138,7 @@ class FeedAssociation(Association):
         request = self.requestor.primitive
         if not isinstance(request, A_ASSOCIATE):
             return
-        calling = str(request.calling_ae_title).strip()
+        calling = printable(str(request.calling_ae_title))
         address = self.requestor.address_info.address if self.requestor.address_info else ""
         self.requestor.ae_title = calling
         self.rejection = self._desk.admit(calling, str(request.called_ae_title).strip(), address)
@@ -250,3 +250,8 @@ class FeedAssociation(Association):
             self._upper.receive_pdu(wait=False)
             self.is_aborted = True
             self.is_established = False
+
+
+def printable(ae_title: str) -> str:
+    """Give an AE title as it may be stored and queued: some peers put control or other characters into it."""
+    return "".join(character if " " <= character <= "~" else "?" for character in ae_title.strip())[:16]

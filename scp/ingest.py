@@ -25,11 +25,10 @@ from scp.statuses import StoreStatus
 HEAD_BYTES: Final = 65_536
 """How far into a dataset Study Priority ID is looked for; group 0032 lies well before the pixels."""
 
-# (0032,000C) CS, retired but still sent: Explicit VR little endian, Implicit VR, Explicit VR big endian. A deflated
-# dataset does not show it.
-HIGH_STUDY_PRIORITY: Final = re.compile(
-    rb"\x32\x00\x0c\x00(?:CS[\x04-\x10]\x00|[\x04-\x10]\x00\x00\x00)HIGH|\x00\x32\x00\x0cCS\x00[\x04-\x10]HIGH"
-)
+STUDY_PRIORITY_TAG: Final = b"\x32\x00\x0c\x00"
+STUDY_PRIORITY_TAG_BIG_ENDIAN: Final = b"\x00\x32\x00\x0c"
+HIGH_PRIORITY_VALUE: Final = re.compile(rb"(?:CS[\x04-\x10]\x00|CS\x00[\x04-\x10]|[\x04-\x10]\x00\x00\x00)HIGH")
+"""What follows the tag: explicit VR little and big endian, implicit VR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +142,23 @@ class Ingest:
                 raise Unprocessable(Reason.TOO_LARGE)
         if writer.dataset_bytes == 0:
             raise Unprocessable(Reason.MALFORMED_DATASET, "empty dataset")
-        if HIGH_STUDY_PRIORITY.search(head):
+        if has_high_study_priority(bytes(head)):
             writer.lane = Lane.STAT
+
+
+def has_high_study_priority(head: bytes) -> bool:
+    """Tell whether the start of an encoded dataset holds Study Priority ID (0032,000C) HIGH.
+
+    The attribute is retired and still sent. Looking for tag and value together is enough: nothing else has these
+    twelve bytes in a row. A deflated dataset does not show them.
+    """
+    for tag in (STUDY_PRIORITY_TAG, STUDY_PRIORITY_TAG_BIG_ENDIAN):
+        position = head.find(tag)
+        while position >= 0:
+            if HIGH_PRIORITY_VALUE.match(head, position + len(tag)):
+                return True
+            position = head.find(tag, position + 1)
+    return False
 
 
 def _committed(writer: SpoolWriter, request: StoreRequest, sender: Sender) -> InferenceRequest:

@@ -31,6 +31,9 @@ GROUP: Final = 250
 GROUP_DELAY_S: Final = 0.005
 """After the first notice others are waited for this long; under load that makes groups."""
 
+REST_S: Final = 2.0
+"""After a failure, notices are left to the sweeper for so long."""
+
 log = get_logger("scp.registrar")
 
 
@@ -41,6 +44,12 @@ class Dependency:
         self._gauge = gauge
         self._reason = reason
         self._is_up: bool | None = None
+        self._failed_at = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it failed so lately that another try would only cost time."""
+        return self._is_up is False and time.monotonic() - self._failed_at < REST_S
 
     def up(self) -> None:
         """Note that it answered."""
@@ -52,6 +61,7 @@ class Dependency:
     def down(self, error: Exception) -> None:
         """Note that it did not."""
         self._gauge.set(0)
+        self._failed_at = time.monotonic()
         if self._is_up is not False:
             log.warning("unavailable", reason=self._reason.value, exc_info=error)
         self._is_up = False
@@ -166,6 +176,8 @@ class Registrar:
                 self._work_on(requests)
 
     def _work_on(self, requests: list[InferenceRequest]) -> None:
+        if self._redis.is_resting or self._database.is_resting:
+            return
         try:
             queued = self.register_and_queue(requests)
         except Exception:

@@ -66,8 +66,11 @@ class SteppedUpperLayer(DULServiceProvider):
         return super().receive_pdu(wait=False)
 
     def settle(self) -> None:
-        """Step the state machine until no event and no primitive waits."""
-        while not self.event_queue.empty() or self._process_recv_primitive():
+        """Step the state machine until no event and no primitive waits, or it has come to its end.
+
+        Closing the connection leaves an event of its own, for which the idle state has no action.
+        """
+        while not self._kill_thread and (not self.event_queue.empty() or self._process_recv_primitive()):
             self.state_machine.do_action(self.event_queue.get_nowait())
 
     def happened(self, event: str) -> None:

@@ -78,7 +78,8 @@ class Wire:
     def allow_silence(self, timeout_s: float) -> None:
         """From now on each read and write may wait so long."""
         self._deadline = None
-        self._socket.settimeout(timeout_s)
+        if self._socket.gettimeout() != timeout_s:
+            self._socket.settimeout(timeout_s)
 
     def set_deadline(self, timeout_s: float) -> None:
         """All reads together may take so long: a peer that trickles bytes gains nothing."""
@@ -157,11 +158,15 @@ class Wire:
             raise ConnectionLost from error
 
     def drain(self, timeout_s: float) -> None:
-        """Discard what comes until the peer closes, for at most `timeout_s`.
+        """Say that no more will be sent, and discard what comes until the peer closes, for at most `timeout_s`.
 
         Closing with unread bytes would reset the connection, and the peer might never see our last PDU.
         """
         self.set_deadline(timeout_s)
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the connection is gone already
         try:
             while True:
                 self._fill()

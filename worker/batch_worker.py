@@ -22,6 +22,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, worker_registration
+from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
@@ -126,7 +127,7 @@ class BatchWorker(BaseWorker):
         Returns:
             True when every job in hand was finished, False when some are left to other workers.
         """
-        self._install_signal_handlers()
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]  # RQ is typed in part
         log.info("worker_started", name=self.name, pid=os.getpid())
         while not self._stop_requested:
             if not self._pipeline_alive():
@@ -178,14 +179,15 @@ class BatchWorker(BaseWorker):
             if not self._registered:
                 self.birth_date = now()
                 worker_registration.register(self, pipeline)
-            self._state = state
             self.last_heartbeat = now()
             # The whole mapping each time: after a flush of Redis the worker shows up again.
             pipeline.hset(self.key, mapping=self.serialize())
+            self.set_state(state, pipeline=pipeline)
             worker_registration.register(self, pipeline)
             pipeline.expire(self.key, self._times.job_heartbeat_ttl_s + 60)
             for held in self._held.values():
                 held.execution.heartbeat(held.queue.started_job_registry, self._times.job_heartbeat_ttl_s, pipeline)
+                held.job.heartbeat(self.last_heartbeat, self._times.job_heartbeat_ttl_s, pipeline)
             pipeline.execute()
         if not self._registered:
             self.subscribe()
@@ -195,16 +197,17 @@ class BatchWorker(BaseWorker):
 
     def _leave(self) -> None:
         try:
-            self.unsubscribe()
-            self.register_death()
+            self.unsubscribe()  # type: ignore[no-untyped-call]
+            self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("redis_unavailable", reason=Reason.REDIS_UNAVAILABLE.value, exc_info=error)
         log.info("worker_stopped", left_in_hand=len(self._held))
 
     def subscribe(self) -> None:
         """Listen to RQ's commands (`rq.command`), once."""
-        if self.pubsub_thread is None or not self.pubsub_thread.is_alive():
-            super().subscribe()
+        listener: Any = self.pubsub_thread
+        if listener is None or not listener.is_alive():
+            super().subscribe()  # type: ignore[no-untyped-call]
 
     def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:
         time.sleep(REDIS_RETRY_S)  # the thread tries again by itself; the main loop logs the outage once
@@ -256,7 +259,7 @@ class BatchWorker(BaseWorker):
         try:
             (payload,) = job.args
             return InferenceRequest.from_payload(payload)
-        except (Unprocessable, ValueError, TypeError):
+        except (Unprocessable, DeserializationError, ValueError, TypeError):
             # Not one of our payloads (another version's, or somebody else's): the sweeper makes a new job if need be.
             log.error("job_refused", job_id=job.id, reason=Reason.MALFORMED_DATASET.value)
             self._end(job.id, InstanceState.FAILED, Reason.MALFORMED_DATASET)

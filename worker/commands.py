@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import Select, column, func, select, table, update
+from sqlalchemy import ColumnClause, Select, column, func, select, table, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.records.base import utc_now
+from models.records.base import UtcDateTime, utc_now
 from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.requests import QUEUE_NAMES
@@ -44,6 +44,9 @@ RESULT_COLUMNS: Final = (
 )
 """Columns of `results`: technical facts and findings, nothing of the patient."""
 
+NOT_IN_TABLES: Final = frozenset({"study_instance_uid", "settled_at"})
+"""Left to JSON and CSV, so that a table fits a screen."""
+
 
 def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
     """Write rows as a readable table, as JSON (an array of objects) or as CSV with a header."""
@@ -55,15 +58,19 @@ def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
         writer.writeheader()
         writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     else:
-        console = Console(file=stream, width=None if stream.isatty() else 240)
+        # Values of a dataset may look like markup.
+        console = Console(
+            file=stream, width=None if stream.isatty() else 240, markup=False, emoji=False, highlight=False
+        )
         if not rows:
             console.print(f"{title}: nothing" if title else "nothing")
             return
         view = Table(title=title or None, title_justify="left", header_style="bold")
-        for name in rows[0]:
+        names = [name for name in rows[0] if name not in NOT_IN_TABLES]
+        for name in names:
             view.add_column(name.replace("_", " "), overflow="fold")
         for row in rows:
-            view.add_row(*(_readable(value) for value in row.values()))
+            view.add_row(*(_readable(row[name]) for name in names))
         console.print(view)
 
 
@@ -129,7 +136,7 @@ def results(
     limit: int | None,
 ) -> Rows:
     """Read the view `instance_findings`, newest first."""
-    view = table("instance_findings", *(column(name) for name in RESULT_COLUMNS))
+    view = table("instance_findings", *(_column(name) for name in RESULT_COLUMNS))
     statement = select(view).order_by(view.c.received_at.desc())
     if study:
         statement = statement.where(view.c.study_instance_uid == study)
@@ -142,6 +149,11 @@ def results(
     with sessions() as session:
         session.connection(execution_options={"read_only": True})
         return [dict(row) for row in session.execute(statement).mappings()]
+
+
+def _column(name: str) -> ColumnClause[Any]:
+    # SQLite knows no times; without the type it would give text, and compare with local time.
+    return column(name, UtcDateTime) if name.endswith("_at") else column(name)
 
 
 def requeue(
@@ -158,8 +170,8 @@ def requeue(
             row = session.scalars(
                 select(Instance).where(Instance.sop_instance_uid == entry.sop_instance_uid).with_for_update()
             ).one_or_none()
-            chosen = all_failed or entry.sop_instance_uid == instance or (row is not None and row.reason == reason)
-            if not chosen:
+            of_reason = reason is not None and row is not None and row.reason == reason
+            if not (all_failed or entry.sop_instance_uid == instance or of_reason):
                 continue
             if row is not None and row.state is InstanceState.FAILED:
                 forget_outcome(session, row)
@@ -193,11 +205,11 @@ def redeliver(
         for name in new_destinations:
             _add_missing(session, chosen, name)
         rows = session.execute(statement).all()
-        session.execute(
-            update(Delivery)
-            .where(Delivery.id.in_([row.id for row in rows]))
-            .values(state=DeliveryState.PENDING, attempts=0, next_attempt_at=utc_now(), delivered_at=None)
-        )
+        now = utc_now()
+        again = {"state": DeliveryState.PENDING, "attempts": 0, "requested_at": now, "next_attempt_at": now}
+        # By key, one statement for many rows: there may be more of them than a database takes parameters.
+        if rows:
+            session.execute(update(Delivery), [{"id": row.id, "delivered_at": None, **again} for row in rows])
     return [{"output": row.sop_instance_uid, "destination": row.destination, "now": "pending"} for row in rows]
 
 
@@ -223,6 +235,7 @@ def _add_missing(session: Session, outputs: Select[int], destination: str) -> No
                 destination=destination,
                 state=DeliveryState.PENDING,
                 attempts=0,
+                requested_at=utc_now(),
                 next_attempt_at=utc_now(),
             )
         )

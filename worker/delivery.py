@@ -34,6 +34,9 @@ log = get_logger("worker.delivery")
 
 CLAIM_SIZE: Final = 16
 CLEANING_INTERVAL_S: Final = 3600.0
+CLEANING_GROUP: Final = 500
+MEASURE_INTERVAL_S: Final = 5.0
+"""Counting goes over every delivery ever made, so it is not done at each turn."""
 DATABASE_RETRY_S: Final = 2.0
 
 
@@ -66,6 +69,9 @@ class DestinationQueue:
         self._settings = settings
         self._metrics = metrics
         self._database_up = True
+        self._measure_due = 0.0
+        # An attempt may time out while connecting, associating and storing; others in hand are leased anew after it.
+        self._lease = timedelta(seconds=3 * settings.delivery_timeout_s)
 
     def run(self, stopping: threading.Event) -> None:
         """Send until told to stop."""
@@ -75,6 +81,11 @@ class DestinationQueue:
                 self._say_database(up=True)
             except SQLAlchemyError as error:
                 self._say_database(up=False, error=error)
+                stopping.wait(DATABASE_RETRY_S)
+                continue
+            except Exception as error:
+                # The thread must live on: nobody else delivers to this destination.
+                log.error("delivery_failed", destination=self.name, exc_info=error)
                 stopping.wait(DATABASE_RETRY_S)
                 continue
             if not sent:
@@ -101,8 +112,8 @@ class DestinationQueue:
             started = time.perf_counter()
             result = self._sender.send(self._outbox.path_of(claim.file_name))
             self._metrics.send_seconds.observe(time.perf_counter() - started)
-            self._record(claim, result)
             done += 1
+            self._record(claim, result, claims[done:])
             if result.reason is Reason.DESTINATION_UNREACHABLE:
                 break  # the others would fail the same way; they wait for this one's back-off
         self._release(claims[done:])
@@ -111,8 +122,6 @@ class DestinationQueue:
 
     def _claim(self) -> list[_Claim]:
         now = utc_now()
-        # Long enough for every claimed output to time out one after another.
-        lease = timedelta(seconds=self._settings.delivery_timeout_s * 3 * CLAIM_SIZE)
         with self._sessions.begin() as session:
             rows = session.execute(
                 select(Delivery, Output, Instance.received_at)
@@ -129,7 +138,7 @@ class DestinationQueue:
             ).all()
             claims = []
             for delivery, output, received_at in rows:
-                delivery.next_attempt_at = now + lease
+                delivery.next_attempt_at = now + self._lease
                 claims.append(
                     _Claim(
                         delivery.id,
@@ -137,7 +146,7 @@ class DestinationQueue:
                         output.file_name,
                         output.sop_instance_uid,
                         delivery.attempts,
-                        (now - output.created_at).total_seconds(),
+                        (now - delivery.requested_at).total_seconds(),
                         received_at.timestamp(),
                     )
                 )
@@ -154,12 +163,19 @@ class DestinationQueue:
                 .values(next_attempt_at=due)
             )
 
-    def _record(self, claim: _Claim, result: SendResult) -> None:
+    def _record(self, claim: _Claim, result: SendResult, still_claimed: Sequence[_Claim]) -> None:
         attempts = claim.attempts + 1
         state = self._state_after(claim, attempts, result)
         now = utc_now()
         with self._sessions.begin() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.id.in_([other.delivery_id for other in still_claimed]))
+                .values(next_attempt_at=now + self._lease)
+            )
             delivery = session.get_one(Delivery, claim.delivery_id)
+            if delivery.state is DeliveryState.DELIVERED and result.reason is not None:
+                return  # our lease ran out, and another process was luckier
             delivery.attempts = attempts
             delivery.state = state
             delivery.last_attempt_at = now
@@ -200,6 +216,9 @@ class DestinationQueue:
         return timedelta(seconds=wait * random.uniform(0.8, 1.2))
 
     def _measure(self) -> None:
+        if time.monotonic() < self._measure_due:
+            return
+        self._measure_due = time.monotonic() + MEASURE_INTERVAL_S
         with self._sessions.begin() as session:
             session.connection(execution_options={"read_only": True})
             counts = dict(
@@ -212,9 +231,9 @@ class DestinationQueue:
                 .all()
             )
             oldest = session.scalar(
-                select(func.min(Output.created_at))
-                .join(Delivery, Delivery.output_id == Output.id)
-                .where(Delivery.destination == self.name, Delivery.state == DeliveryState.PENDING)
+                select(func.min(Delivery.requested_at)).where(
+                    Delivery.destination == self.name, Delivery.state == DeliveryState.PENDING
+                )
             )
         self._metrics.pending.labels(destination=self.name).set(counts.get(DeliveryState.PENDING, 0))
         self._metrics.dead.labels(destination=self.name).set(counts.get(DeliveryState.DEAD, 0))
@@ -236,19 +255,26 @@ def _note_delivered(session: Session, output_id: int) -> None:
 
 
 def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: float) -> int:
-    """Remove files of outputs that were delivered everywhere at least `keep_days` ago, and say how many."""
+    """Remove files older than `keep_days` unless they wait, are given up, or arrived since; say how many.
+
+    Files that no record knows go, too: their worker died before it settled, and whoever worked again made its own.
+    """
     limit = utc_now() - timedelta(days=keep_days)
-    waiting = select(Delivery.output_id).where(
-        (Delivery.state != DeliveryState.DELIVERED) | (Delivery.delivered_at > limit)
-    )
-    with sessions.begin() as session:
-        session.connection(execution_options={"read_only": True})
-        names = session.scalars(
-            select(Output.file_name).where(Output.created_at < limit, Output.id.not_in(waiting))
-        ).all()
+    outbox.discard_unfinished(limit.timestamp())
+    old = outbox.file_names(limit.timestamp())
     removed = 0
-    for name in names:
-        if outbox.path_of(name).exists():
+    for start in range(0, len(old), CLEANING_GROUP):
+        group = old[start : start + CLEANING_GROUP]
+        statement = (
+            select(Output.file_name)
+            .join(Delivery, Delivery.output_id == Output.id)
+            .where(Output.file_name.in_(group))
+            .where((Delivery.state != DeliveryState.DELIVERED) | (Delivery.delivered_at > limit))
+        )
+        with sessions.begin() as session:
+            session.connection(execution_options={"read_only": True})
+            needed = set(session.scalars(statement))
+        for name in set(group) - needed:
             outbox.discard(name)
             removed += 1
     return removed

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, worker_registration
 from rq.job import Job, JobStatus
-from rq.registry import clean_registries
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, parse_composite_key
 from rq.worker import BaseWorker
@@ -56,7 +55,8 @@ return taken
 def take_jobs(connection: Redis, queues: Sequence[Queue], most: int) -> list[tuple[Job, Queue]]:
     """Pop up to `most` jobs, earlier queues first, without blocking.
 
-    A job id without a job (deleted, or flushed by an operator) is dropped; the sweeper makes a new job.
+    A job id without a job (deleted, or flushed by an operator) or with one that RQ cannot read is dropped; the sweeper
+    makes a new job if there is an instance behind it.
     """
     keys = [key for queue in queues for key in (queue.key, queue.intermediate_queue_key)]
     flat = connection.eval(_TAKE_SCRIPT, len(keys), *keys, most)
@@ -64,14 +64,26 @@ def take_jobs(connection: Redis, queues: Sequence[Queue], most: int) -> list[tup
         return []
     origins = [queues[int(place) - 1] for place in flat[0::2]]
     ids = [as_text(job_id) for job_id in flat[1::2]]
-    jobs = Job.fetch_many(ids, connection=connection, serializer=JSONSerializer)
     taken = []
-    for job, origin, job_id in zip(jobs, origins, ids, strict=True):
+    for job, origin, job_id in zip(_fetch(connection, ids), origins, ids, strict=True):
         if job is None:
             connection.lrem(origin.intermediate_queue_key, 1, job_id)
         else:
             taken.append((job, origin))
     return taken
+
+
+def _fetch(connection: Redis, ids: Sequence[str]) -> list[Job | None]:
+    try:
+        return Job.fetch_many(ids, connection=connection, serializer=JSONSerializer)
+    except RedisError:
+        raise
+    except Exception as error:
+        # RQ raises whatever its parsers raise; one bad job must not stop every worker that meets it.
+        if len(ids) > 1:
+            return [job for job_id in ids for job in _fetch(connection, [job_id])]
+        log.error("job_unreadable", exc_info=error)
+        return [None]
 
 
 def put_back(jobs: Sequence[tuple[Job, Queue]]) -> None:
@@ -113,7 +125,9 @@ class Maintenance:
             for queue in worker.queues:
                 self._requeue_abandoned(queue)
                 self._requeue_stuck(queue)
-                clean_registries(queue)
+                # Not the started registry: RQ would fail what is requeued above.
+                queue.finished_job_registry.cleanup()
+                queue.failed_job_registry.cleanup()
                 worker_registration.clean_worker_registry(queue)
         finally:
             connection.delete(LOCK_KEY)
@@ -127,15 +141,15 @@ class Maintenance:
 
     def _requeue_abandoned(self, queue: Queue) -> None:
         registry = queue.started_job_registry
-        for entry in map(as_text, queue.connection.zrangebyscore(registry.key, 0, time.time())):
+        expired: Any = queue.connection.zrangebyscore(registry.key, 0, time.time())
+        for entry in map(as_text, expired):
             # Whoever removes the entry owns the job; a worker that was only slow finds its job settled twice, once.
             if queue.connection.zrem(registry.key, entry):
                 job_id, _ = parse_composite_key(entry)
                 self._requeue(queue, job_id)
 
     def _requeue(self, queue: Queue, job_id: str) -> None:
-        jobs = Job.fetch_many([job_id], connection=queue.connection, serializer=JSONSerializer)
-        job = jobs[0]
+        (job,) = _fetch(queue.connection, [job_id])
         if job is None:
             return
         attempts = int(job.meta.get(ABANDONED_META_KEY, 0)) + 1

@@ -26,6 +26,17 @@ class Outbox:
             raise ValueError("not an outbox file name")
         return self.root / file_name
 
+    def file_names(self, before: float) -> list[str]:
+        """List the outputs that were made before a POSIX time."""
+        with os.scandir(self.root) as items:
+            return [item.name for item in items if not item.name.startswith(".") and item.stat().st_mtime < before]
+
+    def discard_unfinished(self, before: float) -> None:
+        """Remove what a worker began to write before a POSIX time and died over."""
+        for part in self.root.glob(".*.part"):
+            if part.stat().st_mtime < before:
+                part.unlink(missing_ok=True)
+
     def discard(self, file_name: str) -> None:
         """Remove a file; one that is not there is no error."""
         self.path_of(file_name).unlink(missing_ok=True)

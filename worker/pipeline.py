@@ -51,7 +51,8 @@ class Done:
     """One instance that left the pipeline.
 
     Attributes:
-        state: what the records hold now; None when they already held a result.
+        state: what the records hold now; None when they already held a result; `received` when they refuse it, so
+            that the file is still pending.
     """
 
     request: InferenceRequest
@@ -234,7 +235,7 @@ class Pipeline:
         self._metrics.observe_inputs(task, images)
         times = stages.StageTimes()
         try:
-            with times.measure(f"infer_{task.value}"):
+            with times.measure(f"infer_{task.value}", whole_process=True):
                 outputs = engine.run(images)
             return [(items, outputs)]
         except Transient as error:
@@ -366,7 +367,7 @@ class Pipeline:
         try:
             if state is InstanceState.FAILED:
                 self._spool.set_aside(key)
-            else:
+            elif state is not InstanceState.RECEIVED:
                 self._spool.finish(key)
         except OSError as error:
             # The sweeper will offer it again, and settling again finds a settled instance.

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
 
 from prometheus_client import CollectorRegistry
@@ -28,6 +28,7 @@ from models.engines.engine import Engine
 from models.engines.providers import load_engine
 from models.errors import ConfigurationError, Reason, Transient, Unprocessable
 from models.pixels.limits import PixelLimits
+from models.records.dicom import InstanceState
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest
 from models.settings import Settings
@@ -107,8 +108,8 @@ def check_schema(database: DatabaseEngine) -> None:
 
 def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str | None = None) -> int:
     """Work until SIGTERM or SIGINT; give the exit status."""
-    routing = Routing.read(own.routing_file)
-    identity = IdentityPolicy.of(settings)
+    stopping = _stop_on_signal()
+    context = _stage_context(settings, own)
     database = open_database(settings)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -116,37 +117,78 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
     spool.prepare()
     outbox.prepare()
     engines = load_engines(ModelStore(settings.model_store), own.engine_threads, metrics)
+    context.input_specs.update({task: engine.manifest.input_spec for task, engine in engines.items()})
     sessions = session_factory(database)
     redis = connect_redis(settings)
-    if not _wait_for_services(redis, database):
+    if not _wait_for_services(redis, database, stopping):
         return 0
 
-    settlement = Settlement(sessions, settings.duplicate_policy, [to.name for to in own.destinations])
-    done_listeners: list[Callable[[Done], None]] = []
-    pipeline = Pipeline(
-        spool=spool,
-        outbox=outbox,
-        engines=engines,
-        context=StageContext(
-            routing=routing,
-            identity=identity,
-            limits=PixelLimits(max_rows_columns=own.max_pixels, max_decoded_bytes=own.max_decoded_bytes),
-            input_specs={task: engine.manifest.input_spec for task, engine in engines.items()},
-            own_ae_titles=frozenset(settings.own_ae_titles),
-            overlay_max_side=own.overlay_max_side if own.destinations else 0,
-        ),
-        settlement=settlement,
-        revision_of=lambda request: _revision(sessions, request),
-        limits=PipelineLimits(
-            max_batch=own.max_batch,
-            max_delay_s=own.max_delay_s,
-            decoders=own.decoders or os.cpu_count() or 1,
-            decode_timeout_s=own.decode_timeout_s,
-        ),
-        metrics=metrics,
-        on_done=lambda done: done_listeners[0](done),
+    with ExitStack() as closing:
+        closing.callback(database.dispose)
+        settlement = Settlement(sessions, settings.duplicate_policy, [to.name for to in own.destinations])
+        done_listeners: list[Callable[[Done], None]] = []
+        pipeline = Pipeline(
+            spool=spool,
+            outbox=outbox,
+            engines=engines,
+            context=context,
+            settlement=settlement,
+            revision_of=lambda request: _revision(sessions, request),
+            limits=_pipeline_limits(own),
+            metrics=metrics,
+            on_done=lambda done: done_listeners[0](done),
+        )
+        closing.callback(pipeline.stop, own.decode_timeout_s)
+        maintenance = Maintenance(
+            max_attempts=own.max_attempts,
+            give_up=lambda request, attempts: _give_up(settlement, spool, request, attempts),
+            metrics=metrics,
+        )
+        worker = _batch_worker(redis, own, name, pipeline, maintenance, metrics)
+        done_listeners.append(worker.on_done)
+        checks = {
+            "redis": lambda: None if worker.redis_up else Reason.REDIS_UNAVAILABLE.value,
+            "database": lambda: _database_failure(database),
+            "pipeline": lambda: None if pipeline.alive else Reason.INTERNAL_ERROR.value,
+        }
+        telemetry = _serve(own.telemetry_address, own.telemetry_port, registry, checks)
+        closing.callback(telemetry.stop)
+        if with_delivery and own.destinations:
+            closing.callback(_DeliveryProcess().stop)
+        # From here on the worker has the signals; one that came while all this was built is not lost.
+        clean = stopping.is_set() or worker.run()
+    return 0 if clean else 1
+
+
+def _stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
+    return StageContext(
+        routing=Routing.read(own.routing_file),
+        identity=IdentityPolicy.of(settings),
+        limits=PixelLimits(max_rows_columns=own.max_pixels, max_decoded_bytes=own.max_decoded_bytes),
+        input_specs={},
+        own_ae_titles=frozenset(settings.own_ae_titles),
+        overlay_max_side=own.overlay_max_side if own.destinations else 0,
     )
-    worker = BatchWorker(
+
+
+def _pipeline_limits(own: WorkerSettings) -> PipelineLimits:
+    return PipelineLimits(
+        max_batch=own.max_batch,
+        max_delay_s=own.max_delay_s,
+        decoders=own.decoders or os.cpu_count() or 1,
+        decode_timeout_s=own.decode_timeout_s,
+    )
+
+
+def _batch_worker(
+    redis: Redis,
+    own: WorkerSettings,
+    name: str | None,
+    pipeline: Pipeline,
+    maintenance: Maintenance,
+    metrics: WorkerMetrics,
+) -> BatchWorker:
+    return BatchWorker(
         redis,
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         prefetch=own.prefetch,
@@ -159,34 +201,9 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
         ),
         submit=pipeline.submit,
         pipeline_alive=lambda: pipeline.alive,
-        maintenance=Maintenance(
-            max_attempts=own.max_attempts,
-            give_up=lambda request, attempts: _give_up(settlement, spool, request, attempts),
-            metrics=metrics,
-        ),
+        maintenance=maintenance,
         metrics=metrics,
     )
-    done_listeners.append(worker.on_done)
-    telemetry = _serve(
-        own.telemetry_address,
-        own.telemetry_port,
-        registry,
-        {
-            "redis": lambda: None if worker.redis_up else Reason.REDIS_UNAVAILABLE.value,
-            "database": lambda: _database_failure(database),
-            "pipeline": lambda: None if pipeline.alive else Reason.INTERNAL_ERROR.value,
-        },
-    )
-    delivery = _DeliveryProcess() if with_delivery and own.destinations else None
-    try:
-        clean = worker.run()
-    finally:
-        if delivery is not None:
-            delivery.stop()
-        pipeline.stop(own.decode_timeout_s)
-        telemetry.stop()
-        database.dispose()
-    return 0 if clean else 1
 
 
 def deliver(settings: Settings, own: WorkerSettings) -> int:
@@ -234,7 +251,8 @@ class _DeliveryProcess:
     def _keep(self) -> None:
         command = [sys.executable, "-m", "worker", "deliver", "--parent-pid", str(os.getpid())]
         while not self._stopping.is_set():
-            self._child = subprocess.Popen(command)
+            # In a session of its own: Ctrl-C reaches this process, which then ends the child in good order.
+            self._child = subprocess.Popen(command, start_new_session=True)
             while self._child.poll() is None and not self._stopping.wait(0.5):
                 pass
             if not self._stopping.is_set():
@@ -279,11 +297,15 @@ def _serve(
     return telemetry
 
 
-def _wait_for_services(redis: Redis, database: DatabaseEngine) -> bool:
-    """Wait until Redis and the database answer; False when told to stop meanwhile."""
+def _stop_on_signal() -> threading.Event:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: stopping.set())
+    return stopping
+
+
+def _wait_for_services(redis: Redis, database: DatabaseEngine, stopping: threading.Event) -> bool:
+    """Wait until Redis and the database answer; False when told to stop meanwhile."""
     waiting_for = ""
     while not stopping.is_set():
         try:
@@ -321,6 +343,9 @@ def _revision(sessions: sessionmaker[Session], request: InferenceRequest) -> int
 
 def _give_up(settlement: Settlement, spool: Spool, request: InferenceRequest, attempts: int) -> None:
     refusal = Unprocessable(Reason.WORKER_DIED, f"{attempts} workers died with it in hand")
-    settlement.settle([Outcome(request, None, refusal)])
-    with suppress(OSError):
-        spool.set_aside(request.spool_key)
+    (state,) = settlement.settle([Outcome(request, None, refusal, deaths=attempts)])
+    # None: the last of the dead had settled it, and only the file was left.
+    end = {InstanceState.FAILED: spool.set_aside, None: spool.finish}.get(state)
+    if end is not None:
+        with suppress(OSError):
+            end(request.spool_key)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -68,7 +69,8 @@ class Sender:
 
     def send(self, path: Path) -> SendResult:
         """Send one Part 10 file."""
-        if not path.exists():
+        dataset = _read(path)
+        if dataset is None:
             return SendResult(reason=Reason.OUTPUT_FILE_MISSING, permanent=True)
         association = self._associate()
         if association is None:
@@ -77,7 +79,7 @@ class Sender:
             self.release()
             return SendResult(reason=Reason.DESTINATION_REJECTED_CONTEXT, permanent=True)
         try:
-            answer = association.send_c_store(dcmread(path))
+            answer = association.send_c_store(dataset)
         except (RuntimeError, ValueError, AttributeError, OSError) as error:
             # RuntimeError: lost meanwhile. ValueError: no accepted context fits the file.
             log.warning("send_failed", destination=self.name, exc_info=error)
@@ -120,6 +122,17 @@ class Sender:
         self._association = association
         self._used_at = time.monotonic()
         return association
+
+
+def _read(path: Path) -> Dataset | None:
+    try:
+        return dcmread(path)
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        # Cut off by a full disk, say; no later attempt would read more.
+        log.error("output_unreadable", file_name=path.name, exc_info=error)
+        return None
 
 
 def judge(status: int) -> SendResult:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.engines.engine import EngineInfo
@@ -49,6 +49,7 @@ class Outcome:
 
     Attributes:
         refusal: why it has no findings; `Skipped` for a sound instance, else it failed. None when done.
+        deaths: how many workers died with it in hand, where that is the refusal.
     """
 
     request: InferenceRequest
@@ -56,6 +57,7 @@ class Outcome:
     refusal: Unprocessable | None
     results: tuple[TaskResult, ...] = ()
     inferred_at: datetime | None = None
+    deaths: int = 0
 
     @property
     def state(self) -> InstanceState:
@@ -77,43 +79,51 @@ class Settlement:
         """Record a batch.
 
         Returns:
-            The state written per outcome; None where the records already held a result or other bytes were kept.
+            The state written per outcome; None where the records already held a result or other bytes were kept;
+            `received` where the records refuse even the failure, so that nothing is settled and the file must stay.
 
         Raises:
             Transient: the database is away; nothing was written.
         """
         try:
             return self._settle_together(outcomes)
-        except DBAPIError as error:
-            if is_outage(error):
-                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
-            log.warning("batch_settled_one_by_one", exc_info=error)
-        except SQLAlchemyError as error:
+        except Transient:
+            raise
+        except Exception as error:
+            # Drivers raise more than SQLAlchemy knows of (OverflowError, UnicodeEncodeError), all for one bad value.
             log.warning("batch_settled_one_by_one", exc_info=error)
         return [self._settle_alone(outcome) for outcome in outcomes]
 
     def _settle_together(self, outcomes: Sequence[Outcome]) -> list[InstanceState | None]:
-        with self._sessions.begin() as session:
-            # One lock order for all workers, or two batches with the same instances could wait for each other.
-            order = sorted(range(len(outcomes)), key=lambda index: outcomes[index].request.sop_instance_uid)
-            states: list[InstanceState | None] = [None] * len(outcomes)
-            for index in order:
-                states[index] = self._write(session, outcomes[index])
-            return states
+        # One lock order for all workers, or two batches with the same instances could wait for each other.
+        order = sorted(range(len(outcomes)), key=lambda index: outcomes[index].request.sop_instance_uid)
+        states: list[InstanceState | None] = [None] * len(outcomes)
+        try:
+            with self._sessions.begin() as session:
+                for index in order:
+                    states[index] = self._write(session, outcomes[index])
+        except SQLAlchemyError as error:
+            if is_outage(error):
+                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+            raise
+        return states
 
     def _settle_alone(self, outcome: Outcome) -> InstanceState | None:
         try:
             return self._settle_together([outcome])[0]
-        except SQLAlchemyError as error:
-            if isinstance(error, DBAPIError) and is_outage(error):
-                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+        except Transient:
+            raise
+        except Exception as error:
             log.error("outcome_refused_by_database", spool_key=outcome.request.spool_key, exc_info=error)
         # The findings or facts cannot be stored; that they could not is recorded instead.
         failure = Outcome(outcome.request, None, Unprocessable(Reason.INTERNAL_ERROR, "records refused the findings"))
         try:
             return self._settle_together([failure])[0]
-        except SQLAlchemyError as error:
-            raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+        except Transient:
+            raise
+        except Exception as error:
+            log.error("instance_not_settled", spool_key=outcome.request.spool_key, exc_info=error)
+            return InstanceState.RECEIVED
 
     def _write(self, session: Session, outcome: Outcome) -> InstanceState | None:
         request = outcome.request
@@ -124,7 +134,8 @@ class Settlement:
         now = utc_now()
         row.state = outcome.state
         row.reason = outcome.refusal.reason.value if outcome.refusal else None
-        row.reason_detail = (outcome.refusal.detail or None) if outcome.refusal else None
+        row.reason_detail = (outcome.refusal.detail[:256] or None) if outcome.refusal else None
+        row.attempts = outcome.deaths
         row.inferred_at = outcome.inferred_at
         row.settled_at = now
         if outcome.facts is not None:
@@ -171,13 +182,15 @@ class Settlement:
         )
         session.add(output)
         session.flush()
+        now = utc_now()
         session.add_all(
             Delivery(
                 output_id=output.id,
                 destination=destination,
                 state=DeliveryState.PENDING,
                 attempts=0,
-                next_attempt_at=utc_now(),
+                requested_at=now,
+                next_attempt_at=now,
             )
             for destination in self._destinations
         )
@@ -204,6 +217,7 @@ def forget_outcome(session: Session, row: Instance) -> None:
     session.execute(delete(Inference).where(Inference.instance_id == row.id))
     row.state = InstanceState.RECEIVED
     row.reason = row.reason_detail = None
+    row.attempts = 0
     row.queued_at = row.inferred_at = row.settled_at = None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import unicodedata
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.valuerep import DA
 
 from models.errors import ConfigurationError, Reason, Unprocessable
@@ -114,9 +116,10 @@ def _text(header: Dataset, keyword: str, length: int) -> str | None:
     value = _value(header, keyword)
     if value is None:
         return None
-    # PostgreSQL refuses NUL in text, and both would keep surrogates that cannot be encoded.
-    text = str(value).replace("\x00", "").encode("utf-8", "replace").decode().strip()
-    return text[:length] or None
+    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+    # PostgreSQL refuses NUL, terminals obey other control characters, and surrogates cannot be encoded.
+    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cc")
+    return text.encode("utf-8", "replace").decode().strip()[:length] or None
 
 
 def _date(header: Dataset, keyword: str) -> date | None:

@@ -37,10 +37,9 @@ from models.pixels.syntaxes import (
     JPEG_2000_TRANSFER_SYNTAXES,
     JPEG_LS_TRANSFER_SYNTAXES,
     JPEG_TRANSFER_SYNTAXES,
+    LOSSY_TRANSFER_SYNTAXES,
     NATIVE_TRANSFER_SYNTAXES,
 )
-
-LOSSY: Final = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K)
 
 CHANNEL_TOLERANCE: Final = 4
 """Largest difference between the channels of a grey colour image, of 255: lossy codecs round each on its own."""
@@ -64,11 +63,11 @@ def decode(instance: OpenInstance, form: PixelFormat, smallest_side: int | None 
     if syntax == uid.RLELossless:
         return _decode_rle(instance.read_frame(), form)
     if syntax in JPEG_TRANSFER_SYNTAXES:
-        return _decode_jpeg(instance.read_frame(), form, syntax in LOSSY)
+        return _decode_jpeg(instance.read_frame(), form, syntax in LOSSY_TRANSFER_SYNTAXES)
     if syntax in JPEG_LS_TRANSFER_SYNTAXES:
-        return _decode_jpeg_ls(instance.read_frame(), form, syntax in LOSSY)
+        return _decode_jpeg_ls(instance.read_frame(), form, syntax in LOSSY_TRANSFER_SYNTAXES)
     if syntax in JPEG_2000_TRANSFER_SYNTAXES:
-        return _decode_jpeg_2000(instance.read_frame(), form, syntax in LOSSY, smallest_side)
+        return _decode_jpeg_2000(instance.read_frame(), form, syntax in LOSSY_TRANSFER_SYNTAXES, smallest_side)
     raise Unprocessable(Reason.UNSUPPORTED_TRANSFER_SYNTAX)
 
 
@@ -181,7 +180,11 @@ def _compare(codestream: Codestream, form: PixelFormat) -> None:
 def _call(codec: Callable[[], Any]) -> Any:
     try:
         return codec()
-    except Exception as error:  # foreign code on foreign bytes: there is no list of what it raises
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Foreign code on foreign bytes: there is no list of what it raises. A panic of the RLE codec, which is
+        # written in Rust, comes as pyo3's PanicException, and that is no Exception.
         raise Unprocessable(Reason.UNDECODABLE_PIXELS, "codec refused the frame") from error
 
 

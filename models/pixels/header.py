@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
@@ -252,7 +253,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     text = read_text(dataset.file_meta, "TransferSyntaxUID")
     if text is None:
         raise Unprocessable(Reason.MALFORMED_DATASET, "meta information names no transfer syntax")
-    return UID(text)
+    return UID(text, validation_mode=config.IGNORE)  # an invalid one is simply none of ours
 
 
 def _as_file(reader: _BoundedReader) -> BinaryIO:

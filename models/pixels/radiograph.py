@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from models.errors import Reason, Unprocessable
 from models.pixels.decode import decode
-from models.pixels.header import open_instance
+from models.pixels.header import OpenInstance, open_instance
 from models.pixels.limits import DEFAULT_LIMITS, PixelLimits
 from models.pixels.luts import WHITE, GreyTable, build_table
 from models.pixels.pixel_format import PixelFormat, Samples, StoredPixels
@@ -68,10 +68,17 @@ class Radiograph:
             OSError: the source cannot be read.
         """
         with open_instance(source, limits) as instance:
-            form = PixelFormat.from_header(instance.header, limits) if instance.pixel_element else None
-            if form is None:
-                raise Unprocessable(Reason.NO_PIXEL_DATA)
-            pixels = decode(instance, form, smallest_side)
+            return cls.from_instance(instance, limits, smallest_side=smallest_side)
+
+    @classmethod
+    def from_instance(
+        cls, instance: OpenInstance, limits: PixelLimits = DEFAULT_LIMITS, *, smallest_side: int | None = None
+    ) -> Radiograph:
+        """Read an open instance whose header was looked at first; else as `read`."""
+        if instance.pixel_element is None:
+            raise Unprocessable(Reason.NO_PIXEL_DATA)
+        form = PixelFormat.from_header(instance.header, limits)
+        pixels = decode(instance, form, smallest_side)
         return cls(instance.header, form.rows, form.columns, pixels, build_table(instance.header, pixels))
 
     @classmethod

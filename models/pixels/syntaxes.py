@@ -40,3 +40,12 @@ DECODABLE_TRANSFER_SYNTAXES: Final[tuple[uid.UID, ...]] = (
     *JPEG_2000_TRANSFER_SYNTAXES,
 )
 """Every transfer syntax that `models.pixels.radiograph` decodes, cheapest to decode first."""
+
+LOSSY_TRANSFER_SYNTAXES: Final[tuple[uid.UID, ...]] = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+)
+"""Those that may have changed the samples."""

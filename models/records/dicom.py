@@ -66,7 +66,7 @@ class Instance(Base):
         revision: how often other bytes under the same UID replaced the result.
         duplicates: how often the same bytes came again; no second result was made.
         conflicts: how often other bytes came under this UID.
-        attempts: how often a worker died with this instance in hand.
+        attempts: how many workers died with this instance in hand before it was given up; 0 when it was not.
         reason: a `models.errors.Reason`, null when done; detail is in our own words, never dataset values.
         delivered_at: when the last of its outputs reached its last destination.
         committed_at: when the archive committed to its outputs (storage commitment).

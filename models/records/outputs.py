@@ -53,6 +53,7 @@ class Delivery(Base):
     """One output to one destination.
 
     Attributes:
+        requested_at: when it was asked for, by settling or by `redeliver`; giving up counts from here.
         next_attempt_at: when it is due; a claim moves it ahead, so that two deliverers never send at once and a
             killed one's claim runs out by itself.
         last_status: DIMSE status of the last attempt (PS3.7 annex C), null when none came.
@@ -70,6 +71,7 @@ class Delivery(Base):
     destination: Mapped[str] = mapped_column(String(64))
     state: Mapped[DeliveryState] = mapped_column(text_enum(DeliveryState), default=DeliveryState.PENDING)
     attempts: Mapped[int] = mapped_column(default=0)
+    requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
     next_attempt_at: Mapped[datetime] = mapped_column(UtcDateTime)
     last_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_status: Mapped[int | None]

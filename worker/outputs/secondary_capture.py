@@ -1,34 +1,21 @@
-"""Secondary Capture of an overlay picture (PS3.3 section A.8.1), the output that every viewer can show.
+"""Secondary Capture of an overlay picture (PS3.3 A.8.1), the output that every viewer can show.
 
-Patient and study attributes are copied as the bytes that the source has, in its character sets, so that the PACS
-files the object where the source is. A value that the standard forbids is left out, but for those that identify
-patient and study: these must match the archive's, whatever they are.
+Built module by module from a source header, a picture and a finding. It says what a network of which version found,
+that this is research, and from which instance it comes; it belongs to the study of its source.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
-    SecondaryCaptureImageStorage,
-)
-from pydicom.valuerep import validate_value
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from models.engines.engine import EngineInfo
 from models.identity import (
@@ -39,51 +26,64 @@ from models.identity import (
     MANUFACTURER_MODEL_NAME,
     VERSION,
 )
+from models.pixels.attributes import read_integer, read_text
+from models.pixels.syntaxes import LOSSY_TRANSFER_SYNTAXES
+from models.spool import is_valid_uid
 from models.store.manifest import Manifest
 from worker.outputs import uids
+from worker.outputs.copied_attributes import Presence, SourceAttributes
+from worker.outputs.files import WrittenOutput, write_output
+from worker.outputs.loop_guard import SERIES_PREFIX
 
 KIND: Final = "secondary_capture"
 SERIES_NUMBER: Final = 9901
 """High and fixed, so that the series sorts behind those of the modality."""
 
-LOSSY_SYNTAXES: Final = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000})
+MAY_BE_EMPTY, OPTIONAL = Presence.MAY_BE_EMPTY, Presence.OPTIONAL
 
-# Type 2 attributes must be present even when the source lacks them (PS3.5 section 7.4.3).
-PATIENT_ATTRIBUTES: Final = {"PatientName": 2, "PatientID": 2, "PatientBirthDate": 2, "PatientSex": 2} | dict.fromkeys(
-    (
-        "IssuerOfPatientID",
-        "IssuerOfPatientIDQualifiersSequence",
-        "OtherPatientIDsSequence",
-        "PatientBirthTime",
-        "QualityControlSubject",
-        "PatientIdentityRemoved",
-        "DeidentificationMethod",
-        "DeidentificationMethodCodeSequence",
-    ),
-    3,
-)
-STUDY_ATTRIBUTES: Final = {
-    "StudyInstanceUID": 1,
-    "StudyDate": 2,
-    "StudyTime": 2,
-    "ReferringPhysicianName": 2,
-    "StudyID": 2,
-    "AccessionNumber": 2,
-} | dict.fromkeys(
-    (
-        "IssuerOfAccessionNumberSequence",
-        "StudyDescription",
-        "PatientAge",
-        "PatientSize",
-        "PatientWeight",
-        "TimezoneOffsetFromUTC",
-    ),
-    3,
-)
-IMAGE_ATTRIBUTES: Final = {"PatientOrientation": 2, "Laterality": 3, "ImageLaterality": 3, "BodyPartExamined": 3}
-"""Laterality is copied, never inferred."""
-
-IDENTIFYING: Final = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"})
+PATIENT_ATTRIBUTES: Final[Mapping[str, Presence]] = {
+    # Patient Module, PS3.3 C.7.1.1
+    "PatientName": MAY_BE_EMPTY,
+    "PatientID": MAY_BE_EMPTY,
+    "PatientBirthDate": MAY_BE_EMPTY,
+    "PatientSex": MAY_BE_EMPTY,
+    "IssuerOfPatientID": OPTIONAL,
+    "IssuerOfPatientIDQualifiersSequence": OPTIONAL,
+    "OtherPatientIDs": OPTIONAL,
+    "OtherPatientIDsSequence": OPTIONAL,
+    "PatientBirthTime": OPTIONAL,
+    "QualityControlSubject": OPTIONAL,
+    "DeidentificationMethod": OPTIONAL,
+    "DeidentificationMethodCodeSequence": OPTIONAL,
+}
+STUDY_ATTRIBUTES: Final[Mapping[str, Presence]] = {
+    # General Study Module, PS3.3 C.7.2.1; Study Instance UID is treated on its own
+    "StudyDate": MAY_BE_EMPTY,
+    "StudyTime": MAY_BE_EMPTY,
+    "ReferringPhysicianName": MAY_BE_EMPTY,
+    "StudyID": MAY_BE_EMPTY,
+    "AccessionNumber": MAY_BE_EMPTY,
+    "IssuerOfAccessionNumberSequence": OPTIONAL,
+    "StudyDescription": OPTIONAL,
+    # Patient Study Module, C.7.2.2
+    "PatientAge": OPTIONAL,
+    "PatientSize": OPTIONAL,
+    "PatientWeight": OPTIONAL,
+    # SOP Common Module, C.12.1: says how the copied dates and times are meant
+    "TimezoneOffsetFromUTC": OPTIONAL,
+}
+IMAGE_ATTRIBUTES: Final[Mapping[str, Presence]] = {
+    # Copied, never inferred: the picture has the orientation of its source, and a guess could change sides.
+    "PatientOrientation": MAY_BE_EMPTY,
+    "Laterality": OPTIONAL,
+    "ImageLaterality": OPTIONAL,
+    "BodyPartExamined": OPTIONAL,
+}
+COMPRESSION_ATTRIBUTES: Final[Mapping[str, Presence]] = {
+    "LossyImageCompressionRatio": OPTIONAL,
+    "LossyImageCompressionMethod": OPTIONAL,
+}
+_COPIED: Final = (*PATIENT_ATTRIBUTES, *STUDY_ATTRIBUTES, *IMAGE_ATTRIBUTES, *COMPRESSION_ATTRIBUTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ class SecondaryCaptureOrder:
     Attributes:
         header: the source dataset; pixel data is not needed.
         rgb: ``(H, W, 3) uint8``, the overlay picture with its caption.
-        finding: the answer in words, for DerivationDescription.
+        source_sop_instance_uid: as the source was announced on the wire.
+        revision: how many other datasets came under that UID before.
+        finding: the answer in words, for Derivation Description.
     """
 
     header: Dataset
@@ -105,32 +107,27 @@ class SecondaryCaptureOrder:
     finding: str
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenOutput:
-    """An output on disk."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    file_name: str
-
-
 def build_secondary_capture(order: SecondaryCaptureOrder, now: datetime | None = None) -> Dataset:
     """Make the dataset, with file meta information, ready to be written as explicit VR little endian.
 
     Args:
         order: source, picture and finding.
         now: aware time of creation; default the time now.
+
+    Raises:
+        ValueError: the picture is not ``(H, W, 3) uint8``.
     """
-    now = now or datetime.now(UTC)
+    source = SourceAttributes(order.header, _COPIED)
+    now = (now or datetime.now(UTC)).astimezone(_timezone(source))
     dataset = Dataset()
-    _add_sop_common(dataset, order, now)
-    _copy(order.header, dataset, PATIENT_ATTRIBUTES)
-    _copy(order.header, dataset, STUDY_ATTRIBUTES)
+    source.prepare(dataset)
+    _add_patient_and_study(dataset, source, order)
     _add_series(dataset, order)
-    _add_equipment(dataset, order, now)
-    _add_image(dataset, order, now)
+    _add_equipment(dataset, order)
+    _add_image(dataset, source, order, now)
+    _add_derivation(dataset, order)
     _add_pixels(dataset, order.rgb)
+    _add_sop_common(dataset, order, now)
     dataset.file_meta = _file_meta(dataset)
     return dataset
 
@@ -140,23 +137,114 @@ def write_secondary_capture(order: SecondaryCaptureOrder, directory: Path) -> Wr
 
     Raises:
         OSError: the directory cannot be written.
+        ValueError: the picture is not ``(H, W, 3) uint8``.
     """
-    dataset = build_secondary_capture(order)
-    file_name = f"{dataset.SOPInstanceUID}.dcm"
-    part = directory / f".{file_name}.{os.getpid()}.part"
-    with part.open("wb") as file:
-        dataset.save_as(file, enforce_file_format=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, directory / file_name)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return WrittenOutput(
-        str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID), file_name
+    return write_output(build_secondary_capture(order), directory)
+
+
+def _add_patient_and_study(dataset: Dataset, source: SourceAttributes, order: SecondaryCaptureOrder) -> None:
+    source.copy(dataset, PATIENT_ATTRIBUTES)
+    if "DeidentificationMethod" in dataset or "DeidentificationMethodCodeSequence" in dataset:
+        # The method is what makes the claim complete (C.7.1.1, type 1C); without it the claim is not repeated.
+        source.copy(dataset, {"PatientIdentityRemoved": OPTIONAL})
+    dataset.StudyInstanceUID = _study_uid(order)
+    source.copy(dataset, STUDY_ATTRIBUTES)
+
+
+def _add_series(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
+    """General Series Module, PS3.3 C.7.3.1."""
+    manifest = order.manifest
+    dataset.Modality = "OT"
+    dataset.SeriesInstanceUID = uids.series_uid(
+        KIND, _study_uid(order), read_text(order.header, "SeriesInstanceUID") or "", manifest.task, manifest.version
     )
+    dataset.SeriesNumber = SERIES_NUMBER
+    dataset.SeriesDescription = _plain(f"{SERIES_PREFIX}{manifest.task} overlay {manifest.version}", 64)
+
+
+def _add_equipment(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
+    """General Equipment and SC Equipment Modules, PS3.3 C.7.5.1 and C.8.6.1."""
+    _describe_device(dataset, order)
+    dataset.ConversionType = "WSD"
+
+
+def _describe_device(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MANUFACTURER_MODEL_NAME
+    dataset.DeviceUID = uids.device_uid(order.engine.file_sha256)
+    dataset.SoftwareVersions = [VERSION, _plain(f"{order.manifest.task} {order.manifest.version}", 64)]
+
+
+def _add_image(dataset: Dataset, source: SourceAttributes, order: SecondaryCaptureOrder, now: datetime) -> None:
+    """General Image and SC Image Modules, PS3.3 C.7.6.1 and C.8.6.2."""
+    source.copy(dataset, IMAGE_ATTRIBUTES)
+    number = read_integer(order.header, "InstanceNumber")
+    dataset.InstanceNumber = number if number is not None and abs(number) < 2**31 else 1
+    # Value 3 belongs to other IODs and stays empty (C.7.6.1.1.2); value 4 is ours.
+    dataset.ImageType = ["DERIVED", "SECONDARY", "", "AI_OVERLAY"]
+    dataset.ContentDate, dataset.ContentTime = _date_and_time(now)
+    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = _date_and_time(now)
+    dataset.BurnedInAnnotation = "YES"
+    dataset.ImageComments = DISCLAIMER
+    if _is_lossy(order.header):
+        # Once lossy, always lossy (C.7.6.1.1.5).
+        dataset.LossyImageCompression = "01"
+        source.copy(dataset, COMPRESSION_ATTRIBUTES)
+
+
+def _add_derivation(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
+    """General Reference Module, PS3.3 C.12.4."""
+    manifest = order.manifest
+    dataset.DerivationDescription = _plain(
+        f"Overlay of {manifest.task} {manifest.version}: {order.finding}. {DISCLAIMER}", 1024
+    )
+    dataset.DerivationCodeSequence = [_code("113085", "Spatial resampling")]
+    meta = getattr(order.header, "file_meta", Dataset())
+    source = Dataset()
+    source.ReferencedSOPClassUID = UID(
+        read_text(order.header, "SOPClassUID")
+        or read_text(meta, "MediaStorageSOPClassUID")
+        or SecondaryCaptureImageStorage
+    )
+    source.ReferencedSOPInstanceUID = UID(order.source_sop_instance_uid)
+    source.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+    dataset.SourceImageSequence = [source]
+
+
+def _add_pixels(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
+    """Image Pixel Module, PS3.3 C.7.6.3: RGB, colour by pixel."""
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError("an overlay picture is (H, W, 3) uint8")
+    dataset.SamplesPerPixel = 3
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.PlanarConfiguration = 0
+    dataset.Rows, dataset.Columns = rgb.shape[:2]
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset.PixelRepresentation = 0
+    pixels = rgb.tobytes()
+    # Even length, PS3.5 section 8.1.1
+    dataset.add_new("PixelData", "OB", pixels + b"\x00" if len(pixels) % 2 else pixels)
+
+
+def _add_sop_common(dataset: Dataset, order: SecondaryCaptureOrder, now: datetime) -> None:
+    """SOP Common Module, PS3.3 C.12.1, with the equipment that contributed (C.12.1.1.5)."""
+    manifest = order.manifest
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = uids.instance_uid(
+        KIND, order.source_sop_instance_uid, manifest.task, manifest.version, order.revision
+    )
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = _date_and_time(now)
+    dataset.InstanceCreatorUID = IMPLEMENTATION_CLASS_UID
+    equipment = Dataset()
+    equipment.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
+    _describe_device(equipment, order)
+    equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f%z")
+    equipment.ContributionDescription = _plain(
+        f"{manifest.task} {manifest.network} {manifest.version}, {order.engine.provider} {order.engine.precision}",
+        1024,
+    )
+    dataset.ContributingEquipmentSequence = [equipment]
 
 
 def _file_meta(dataset: Dataset) -> FileMetaDataset:
@@ -169,154 +257,36 @@ def _file_meta(dataset: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _add_sop_common(dataset: Dataset, order: SecondaryCaptureOrder, now: datetime) -> None:
-    """SOP Common Module, PS3.3 C.12.1, with the equipment that contributed (C.12.1.1.5)."""
-    manifest = order.manifest
-    if "SpecificCharacterSet" in order.header:
-        dataset.SpecificCharacterSet = order.header.SpecificCharacterSet
-    dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID = uids.instance_uid(
-        KIND, order.source_sop_instance_uid, manifest.task, manifest.version, order.revision
-    )
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = _date_and_time(now)
-    dataset.InstanceCreatorUID = IMPLEMENTATION_CLASS_UID
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_code("109102", "DCM", "Processing Equipment")]
-    _describe_device(equipment, order)
-    equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f%z")
-    equipment.ContributionDescription = (
-        f"{manifest.task} {manifest.network} {manifest.version}, {order.engine.provider} {order.engine.precision}"
-    )[:1024]
-    dataset.ContributingEquipmentSequence = [equipment]
+def _study_uid(order: SecondaryCaptureOrder) -> UID:
+    uid = read_text(order.header, "StudyInstanceUID") or ""
+    # Leading zeros, which the standard forbids, are kept: the archive knows the study by them.
+    return UID(uid) if is_valid_uid(uid) else uids.study_uid(order.source_sop_instance_uid)
 
 
-def _add_series(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
-    """General Series Module, PS3.3 C.7.3.1: one series of ours per study, task and model version."""
-    manifest = order.manifest
-    dataset.Modality = "OT"
-    study_uid = str(order.header.get("StudyInstanceUID", ""))
-    dataset.SeriesInstanceUID = uids.series_uid(KIND, study_uid, manifest.task, manifest.version)
-    dataset.SeriesNumber = SERIES_NUMBER
-    dataset.SeriesDescription = f"AI {manifest.task} overlay {manifest.version}"[:64]
+def _is_lossy(header: Dataset) -> bool:
+    said = read_text(header, "LossyImageCompression")
+    syntax = read_text(getattr(header, "file_meta", Dataset()), "TransferSyntaxUID")
+    return said == "01" or (said is None and syntax in LOSSY_TRANSFER_SYNTAXES)
 
 
-def _add_equipment(dataset: Dataset, order: SecondaryCaptureOrder, now: datetime) -> None:
-    """General Equipment and SC Equipment Modules, PS3.3 C.7.5.1 and C.8.6.1."""
-    _describe_device(dataset, order)
-    dataset.ConversionType = "WSD"
-    dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = _date_and_time(now)
-
-
-def _describe_device(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
-    dataset.Manufacturer = MANUFACTURER
-    dataset.ManufacturerModelName = MANUFACTURER_MODEL_NAME
-    dataset.DeviceUID = uids.device_uid(order.engine.file_sha256)
-    dataset.SoftwareVersions = [VERSION, f"{order.manifest.task} {order.manifest.version}"[:64]]
-
-
-def _add_image(dataset: Dataset, order: SecondaryCaptureOrder, now: datetime) -> None:
-    """General Image Module, PS3.3 C.7.6.1."""
-    header = order.header
-    _copy(header, dataset, IMAGE_ATTRIBUTES)
-    dataset.InstanceNumber = _instance_number(header)
-    dataset.ImageType = ["DERIVED", "SECONDARY", "", "AI_OVERLAY"]
-    dataset.ContentDate, dataset.ContentTime = _date_and_time(now)
-    dataset.BurnedInAnnotation = "YES"
-    dataset.ImageComments = DISCLAIMER
-    dataset.DerivationDescription = (
-        f"Overlay of {order.manifest.task} {order.manifest.version}: {order.finding}. {DISCLAIMER}"
-    )[:1024]
-    source = Dataset()
-    source.ReferencedSOPClassUID = UID(str(header.get("SOPClassUID", "")))
-    source.ReferencedSOPInstanceUID = UID(order.source_sop_instance_uid)
-    source.PurposeOfReferenceCodeSequence = [_code("121322", "DCM", "Source image for image processing operation")]
-    dataset.SourceImageSequence = [source]
-    _add_compression_history(header, dataset)
-
-
-def _add_compression_history(header: Dataset, dataset: Dataset) -> None:
-    """Once lossy, always lossy (PS3.3 section C.7.6.1.1.5)."""
-    meta = getattr(header, "file_meta", None)
-    if header.get("LossyImageCompression") == "01":
-        dataset.LossyImageCompression = "01"
-        _copy(header, dataset, {"LossyImageCompressionRatio": 3, "LossyImageCompressionMethod": 3})
-    elif meta is not None and meta.get("TransferSyntaxUID") in LOSSY_SYNTAXES:
-        dataset.LossyImageCompression = "01"
-
-
-def _add_pixels(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
-    """Image Pixel Module, PS3.3 C.7.6.3: RGB, colour by pixel."""
-    rows, columns, samples = rgb.shape
-    if rgb.dtype != np.uint8 or samples != 3:
-        raise ValueError("an overlay picture is (H, W, 3) uint8")
-    dataset.SamplesPerPixel = 3
-    dataset.PhotometricInterpretation = "RGB"
-    dataset.PlanarConfiguration = 0
-    dataset.Rows, dataset.Columns = rows, columns
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit = 7
-    dataset.PixelRepresentation = 0
-    pixels = rgb.tobytes()
-    dataset.PixelData = pixels + b"\x00" * (len(pixels) % 2)  # even length, PS3.5 section 8.1.1
-
-
-def _copy(source: Dataset, target: Dataset, attributes: dict[str, int]) -> None:
-    """Copy attributes as the bytes they are; absent or invalid type 2 ones become empty."""
-    for keyword, kind in attributes.items():
-        element = _copied_element(source, keyword)
-        if element is not None and (kind < 3 or source[keyword].VM > 0):
-            target[keyword] = element
-        elif kind < 3:
-            setattr(target, keyword, None)
-
-
-def _copied_element(source: Dataset, keyword: str) -> DataElement | RawDataElement | None:
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in source:
+def _timezone(source: SourceAttributes) -> timezone | None:
+    """Give the zone in which all times of the dataset are (C.12.1): the source's, else that of this machine."""
+    offset = source.text("TimezoneOffsetFromUTC")
+    if not offset:
         return None
-    raw: object = source.get_item(tag)
-    try:
-        element = source[tag]
-    except Exception:
-        # The parser of a malformed value raises whatever it likes; the value is as good as absent.
-        return None
-    if keyword not in IDENTIFYING and not _is_valid(element):
-        return None
-    if isinstance(raw, RawDataElement) and raw.is_little_endian and raw.value is not None and element.VR != "SQ":
-        known = raw.VR if raw.VR not in {None, "UN"} else dictionary_VR(tag)
-        return raw._replace(VR=known)  # the bytes as they are: decoding and encoding again can change them
-    return element
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
 
 
-def _is_valid(element: DataElement) -> bool:
-    try:
-        if element.VR == "SQ":
-            return all(_is_valid(inner) for item in element.value for inner in item)
-        values: Any = element.value if element.VM > 1 else [element.value]
-        for value in values:
-            validate_value(element.VR, _text_of(value), config.RAISE)
-    except Exception:
-        return False
-    return keyword_for_tag(element.tag) != "PatientSex" or str(element.value or "O") in {"M", "F", "O"}
-
-
-def _text_of(value: Any) -> Any:
-    original = getattr(value, "original_string", None)
-    return original if isinstance(original, str) else value
-
-
-def _instance_number(header: Dataset) -> int:
-    try:
-        number = int(str(header.get("InstanceNumber")))
-    except (TypeError, ValueError):
-        return 1
-    return number if -(2**31) <= number < 2**31 else 1
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
+
+
+def _plain(text: str, length: int) -> str:
+    """Make text of ours fit any character set: ASCII without backslash, at most `length` characters."""
+    return text.encode("ascii", "replace").decode().replace("\\", "/")[:length]
 
 
 def _date_and_time(moment: datetime) -> tuple[str, str]:

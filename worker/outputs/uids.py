@@ -14,15 +14,25 @@ _NAMESPACE: Final = UUID("24d44a6f-a21e-4387-bc91-f314be447ca2")
 
 
 def instance_uid(kind: str, source_sop_instance_uid: str, task: str, version: str, revision: int) -> UID:
-    """SOP Instance UID of an output of one source instance."""
-    parts = ["instance", kind, source_sop_instance_uid, task, version]
-    # Bytes that replaced others under the same source UID give another picture, hence another object.
-    return _derive(*parts, *([str(revision)] if revision else []))
+    """SOP Instance UID of an output of one source instance.
+
+    Bytes that replaced others under the same source UID (`revision` above 0) give another picture, hence another
+    object.
+    """
+    return _derive("instance", kind, source_sop_instance_uid, task, version, *([str(revision)] if revision else []))
 
 
-def series_uid(kind: str, study_instance_uid: str, task: str, version: str) -> UID:
-    """Series Instance UID: one series per study, kind of output, task and model version."""
-    return _derive("series", kind, study_instance_uid, task, version)
+def series_uid(kind: str, study_instance_uid: str, series_instance_uid: str, task: str, version: str) -> UID:
+    """Series Instance UID: one series per source series, kind of output, task and model version.
+
+    Laterality and body part belong to a series (PS3.3 C.7.3.1); outputs of two source series may differ in them.
+    """
+    return _derive("series", kind, study_instance_uid, series_instance_uid, task, version)
+
+
+def study_uid(source_sop_instance_uid: str) -> UID:
+    """Study Instance UID for outputs of an instance that has no usable one itself."""
+    return _derive("study", source_sop_instance_uid)
 
 
 def device_uid(engine_sha256: str) -> UID:

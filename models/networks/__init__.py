@@ -1,0 +1,1 @@
+"""Network definitions and the table of their builders. Imports torch; only training and its tests load it."""

@@ -1,0 +1,30 @@
+"""Synthetic class folders: noise is NORMAL, noise with a bright disc is PNEUMONIA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+def write_class_folders(directory: Path, per_class: int, seed: int = 0) -> Path:
+    """Write `per_class` images per class, each of a person of its own."""
+    random = np.random.default_rng(seed)
+    for label in ("NORMAL", "PNEUMONIA"):
+        (directory / label).mkdir(parents=True)
+        for number in range(per_class):
+            image = random.integers(0, 90, (80, 70)).astype(np.uint8)
+            name = f"IM-{number:04d}-0001.jpeg"
+            if label == "PNEUMONIA":
+                cv2.circle(image, (int(random.integers(25, 45)), int(random.integers(25, 55))), 15, (220.0,), -1)
+                name = f"person{number}_virus_{number}.jpeg"
+            cv2.imwrite(str(directory / label / name), image)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images per class."""
+    return write_class_folders(tmp_path_factory.mktemp("data") / "set", 12)

@@ -1,0 +1,166 @@
+"""`python -m training`: help that answers at once, clear refusals, and one small run from images to a served answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.engines.providers import load_engine
+from models.pixels.image_files import read_image_file
+from models.store.store import ModelStore
+from models.tasks import Task
+from training.__main__ import main
+
+
+def train_arguments(data: Path, run: Path) -> list[str]:
+    return [
+        "train",
+        *("--data-dir", str(data), "--output-dir", str(run), "--image-size", "64", "--threads", "1", "--seed", "3"),
+        *("--epochs", "4", "--batch-size", "4", "--lr", "2e-3", "--val-fraction", "0.25"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    assert main(train_arguments(class_folders, directory)) == 0
+    return directory
+
+
+def test_a_run_leaves_everything_that_export_and_people_need(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        *("config.json", "data.json", "log.jsonl", "weights.pt", "calibration.json"),
+        *("metrics_validation.json", "metrics_validation_perturbed.json"),
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert (config["task"], config["pretrained"], config["image_size"]) == ("pneumonia", True, 64)
+    metrics = json.loads((run / "metrics_validation.json").read_text())
+    assert metrics["n"] == sum(metrics["confusion_matrix"].values()) == 6
+    assert {"accuracy", "roc_auc", "average_precision", "precision", "recall", "specificity"} <= set(metrics)
+    assert len((run / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_same_seed_gives_the_same_weights(run: Path, class_folders: Path, tmp_path: Path) -> None:
+    import torch
+
+    assert main(train_arguments(class_folders, tmp_path / "again")) == 0
+    first, second = (torch.load(directory / "weights.pt", weights_only=True) for directory in (run, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_export_publishes_a_version_that_the_engine_serves(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", "--run", str(run), "--version", "0.1.0", "--store", str(tmp_path), "--activate"]
+    assert main([*arguments, "--data-note", "synthetic discs", "--licence", "none"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "pneumonia" / "0.1.0")
+    version = ModelStore(tmp_path).open(Task.PNEUMONIA)
+    manifest = version.manifest
+    assert manifest.training_data["description"] == "synthetic discs"
+    assert manifest.training_data["digest"] == json.loads((run / "data.json").read_text())["digest"]
+    assert manifest.metrics["validation"]["n"] == 6
+    assert manifest.thresholds["PNEUMONIA"] == json.loads((run / "calibration.json").read_text())["threshold"]
+    assert "report/model_card.md" in manifest.files
+    everything = b"".join(path.read_bytes() for path in version.directory.rglob("*") if path.is_file())
+    assert str(class_folders).encode() not in everything
+    assert str(run).encode() not in everything
+
+    engine = load_engine(version, threads=1)
+    images = [read_image_file(path).to_input(manifest.input_spec) for path in sorted(class_folders.rglob("*.jpeg"))]
+    outputs = engine.run(np.stack(images)[:, None])
+    np.testing.assert_allclose(outputs["probability"].sum(axis=1), 1, atol=1e-6)
+    assert outputs["cam"].shape == (24, 2, 2)
+
+    assert main(arguments) == 2
+    assert "stands already" in capsys.readouterr().err
+
+
+def test_export_refuses_a_graph_that_answers_otherwise(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from onnx import ModelProto, numpy_helper
+
+    import training.export as export_module
+
+    def spoil(proto: ModelProto) -> ModelProto:
+        stem = next(tensor for tensor in proto.graph.initializer if "_conv_stem.weight" in tensor.name)
+        stem.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stem) * 3, stem.name))
+        return proto
+
+    monkeypatch.setattr(export_module, "store_in_half_precision", spoil)
+    arguments = ["export", "--run", str(run), "--version", "0.2.0", "--store", str(tmp_path)]
+    assert main(arguments) == 1
+    assert "differs from the fitted network" in capsys.readouterr().err
+    assert ModelStore(tmp_path).versions(Task.PNEUMONIA) == ()
+
+
+def test_export_refuses_images_that_changed(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(class_folders, data)
+    name = next(iter(json.loads((run / "data.json").read_text())["files"]["validation"]))
+    other = next(path for path in sorted((data / name).parent.iterdir()) if path.name != Path(name).name)
+    shutil.copy(other, data / name)
+    arguments = ["export", "--run", str(run), "--version", "1", "--store", str(tmp_path), "--data-dir", str(data)]
+    assert main(arguments) == 2
+    assert "other pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--epochs", "0"], "EPOCHS"),
+        (["--network", "resnet"], "network resnet: unknown"),
+        (["--task", "csi"], "task csi"),
+        (["--data-dir", "/nonexistent"], "NORMAL: no such class folder"),
+    ],
+    ids=["epochs", "network", "task", "data"],
+)
+def test_a_wrong_argument_is_one_line(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    assert main([*train_arguments(class_folders, tmp_path / "run"), *changes]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_directory_in_use_is_not_written_into(
+    run: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "config.json").read_bytes()
+    assert main(train_arguments(class_folders, run)) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_export_of_no_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--run", str(tmp_path), "--version", "1", "--store", str(tmp_path)]) == 2
+    assert "is this a finished run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["export"]], ids=["training", "train", "export"])
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import contextlib, io, sys\nfrom training.__main__ import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):\n"
+        f"    main({[*command, '--help']!r})\n"
+        "heavy = {'torch', 'cv2', 'onnx', 'onnxruntime', 'numpy', 'rq', 'pynetdicom'} & set(sys.modules)\n"
+        "print(heavy or '', 'example' in text.getvalue())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(bool(command))]
+
+
+def test_training_loads_neither_the_queue_nor_the_dicom_network() -> None:
+    code = "import sys, training.train, training.export; print({'rq', 'pynetdicom', 'redis'} & set(sys.modules) or '')"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == ""

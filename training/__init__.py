@@ -1,0 +1,1 @@
+"""Offline training: fits networks, exports them as model versions, and never serves."""

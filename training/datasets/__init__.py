@@ -1,0 +1,1 @@
+"""Readers of training data, and the rule that splits it by person."""

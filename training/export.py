@@ -1,0 +1,217 @@
+"""`python -m training export`: from a run directory to a version in the model store.
+
+The graph is compared with the fitted network before anything is published, and every figure in the manifest is
+measured on the exported file by the engine that serves it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from onnx import ModelProto
+
+from models.engines.engine import Engine, Outputs
+from models.engines.providers import load_engine
+from models.identity import VERSION
+from models.networks.table import network_entry
+from models.store.manifest import Manifest
+from models.store.store import MANIFEST_NAME, ModelStore, ModelVersion, files_of, open_version, sha256_of
+from training.datasets.class_folders import LabelledImage
+from training.datasets.radiographs import Batch
+from training.evaluation import Floats, Labels, binary_metrics
+from training.fit import validation_loader
+from training.model_card import model_card
+from training.onnx_file import ExportError, export_onnx, store_in_half_precision
+from training.progress import track
+from training.run import Calibration, RunDirectory
+from training.served import OUTPUT_NAMES, ServedNetwork
+from training.settings import TrainSettings
+from training.train import LABELS
+
+_PARITY_IMAGES: Final = 64
+_POSITIVE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest absolute difference from the fitted network that is let through, by output."""
+
+    probability: float
+    cam: float
+
+
+SINGLE_PRECISION: Final = Tolerance(probability=1e-4, cam=1e-3)
+"""Of the graph as exported: only the order of additions differs."""
+HALF_PRECISION_WEIGHTS: Final = Tolerance(probability=5e-3, cam=0.05)
+"""Of the graph as shipped: weights have 11 significant bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What is asked for.
+
+    Attributes:
+        version: name of the version to make.
+        data_dir: where the validation images lie now; None means where the run read them.
+        data_note: what the training images are and whence, for manifest and model card.
+        licence: terms of images and weights, for manifest and model card.
+    """
+
+    version: str
+    data_dir: Path | None
+    data_note: str
+    licence: str
+
+
+def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> ModelVersion:
+    """Make a version of a finished run and publish it; activating is another step.
+
+    Raises:
+        ConfigurationError: the run is not finished, its images are not there, or the version stands already.
+        ExportError: the graph does not give the answers of the fitted network.
+    """
+    settings, calibration = run.read_settings(), run.read_calibration()
+    images = run.read_images("validation", request.data_dir or settings.data_dir)
+    served = _served_network(settings, run, calibration)
+    single = export_onnx(served, settings.input_spec, OUTPUT_NAMES)
+    half = store_in_half_precision(single)
+    with tempfile.TemporaryDirectory(prefix="radstream-export-") as directory:
+        staging = Path(directory)
+        manifest = _draft_manifest(run, settings, calibration, request)
+        parity = {
+            name: _check_parity(served, _engine(proto, staging, manifest), settings, images, tolerance)
+            for name, proto, tolerance in (
+                ("single_precision", single, SINGLE_PRECISION),
+                ("half_precision_weights", half, HALF_PRECISION_WEIGHTS),
+            )
+        }
+        engine = _engine(half, staging, manifest)
+        metrics = _measure(engine, settings, images, calibration.threshold)
+        manifest = manifest.model_copy(update={"metrics": metrics})
+        _write_report(staging / "report", run, manifest, parity)
+        _write_manifest(staging, manifest)
+        return store.publish(settings.task, staging)
+
+
+def _served_network(settings: TrainSettings, run: RunDirectory, calibration: Calibration) -> ServedNetwork:
+    entry = network_entry(settings.network)
+    network = entry.build(len(LABELS[settings.task]), False)
+    network.load_state_dict(run.read_weights())
+    served = ServedNetwork(entry, network, calibration.temperature, _POSITIVE)
+    return served.eval()
+
+
+def _draft_manifest(
+    run: RunDirectory, settings: TrainSettings, calibration: Calibration, request: ExportRequest
+) -> Manifest:
+    labels = LABELS[settings.task]
+    data = run.read_json("data.json")
+    return Manifest(
+        task=settings.task,
+        network=settings.network,
+        version=request.version,
+        labels=labels,
+        positive_label=labels[_POSITIVE],
+        thresholds={labels[_POSITIVE]: calibration.threshold},
+        input_spec=settings.input_spec,
+        output_names=OUTPUT_NAMES,
+        files={"network.onnx": "0" * 64},
+        training_data={
+            "description": request.data_note,
+            "digest": data["digest"],
+            "split": {"by": "person", "seed": settings.seed, "validation_fraction": settings.val_fraction},
+            "counts": data["counts"],
+            "unreadable": len(data["unreadable"]),
+            "pretrained": network_entry(settings.network).weights_origin if settings.pretrained else None,
+        },
+        licence=request.licence,
+        created=datetime.now(UTC).replace(microsecond=0),
+        radstream_version=VERSION,
+    )
+
+
+def _engine(proto: ModelProto, staging: Path, manifest: Manifest) -> Engine:
+    """Write the graph, and load it exactly as a worker would."""
+    (staging / "network.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    _write_manifest(staging, manifest)
+    return load_engine(open_version(staging))
+
+
+def _write_manifest(staging: Path, manifest: Manifest) -> None:
+    files = {name: sha256_of(path) for name, path in files_of(staging).items()}
+    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
+    (staging / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_parity(
+    served: ServedNetwork,
+    engine: Engine,
+    settings: TrainSettings,
+    images: tuple[LabelledImage, ...],
+    tolerance: Tolerance,
+) -> dict[str, Any]:
+    """Compare engine and network on plain and perturbed validation images, spread over both classes."""
+    chosen = images[:: max(1, len(images) // _PARITY_IMAGES)][:_PARITY_IMAGES]
+    worst = dict.fromkeys(OUTPUT_NAMES, 0.0)
+    count = 0
+    for perturbed in (False, True):
+        for image, _ in validation_loader(settings, chosen, perturbed=perturbed):
+            answers = engine.run(image.numpy())
+            with torch.inference_mode():
+                expected = dict(zip(OUTPUT_NAMES, served(image), strict=True))
+            for name in OUTPUT_NAMES:
+                worst[name] = max(worst[name], float(np.abs(answers[name] - expected[name].numpy()).max()))
+            count += len(image)
+    engine.close()
+    allowed = asdict(tolerance)
+    beyond = [
+        f"{name} by {worst[name]:.2g} (allowed {allowed[name]:.2g})" for name in worst if worst[name] > allowed[name]
+    ]
+    if beyond:
+        raise ExportError(f"the exported graph differs from the fitted network: {', '.join(beyond)}")
+    return {"images": count, "largest_difference": worst, "tolerance": allowed}
+
+
+def _measure(
+    engine: Engine, settings: TrainSettings, images: tuple[LabelledImage, ...], threshold: float
+) -> dict[str, dict[str, Any]]:
+    metrics = {}
+    for name, perturbed in (("validation", False), ("validation_perturbed", True)):
+        loader = validation_loader(settings, images, perturbed=perturbed)
+        label, probability = _answers(engine, track(loader, len(loader), f"measuring on {name}"))
+        metrics[name] = binary_metrics(label, probability, threshold)
+    engine.close()
+    return metrics
+
+
+def _answers(engine: Engine, batches: Any) -> tuple[Labels, Floats]:
+    labels, probabilities = [], []
+    batch: Batch
+    for batch in batches:
+        outputs: Outputs = engine.run(batch[0].numpy())
+        probabilities.append(outputs["probability"][:, _POSITIVE].astype(np.float64))
+        labels.append(batch[1].numpy())
+    return np.concatenate(labels), np.concatenate(probabilities)
+
+
+def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: Mapping[str, Any]) -> None:
+    report.mkdir()
+    settings = {name: value for name, value in run.read_json("config.json").items() if not name.endswith("_dir")}
+    documents = {
+        "settings.json": settings,
+        "calibration.json": run.read_json("calibration.json"),
+        "metrics.json": manifest.metrics,
+        "parity.json": parity,
+    }
+    for name, document in documents.items():
+        (report / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (report / "epochs.jsonl").write_text((run.path / "log.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    (report / "model_card.md").write_text(model_card(manifest), encoding="utf-8")
