@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 PDU_HEADER_BYTES: Final = 6
 PDV_HEADER_BYTES: Final = 6
 P_DATA_TF: Final = 0x04
-BUFFER_BYTES: Final = 1 << 18
+BUFFER_BYTES: Final = 1 << 19
 """Fits the second-level cache of a core, so that hashing and writing find the bytes there."""
 
 QUICK_ACKNOWLEDGE: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
@@ -138,11 +138,18 @@ class Wire:
         if count == 0:
             raise ConnectionLost
         self._end = count
-        if count < BUFFER_BYTES and QUICK_ACKNOWLEDGE is not None:
-            # A sender with Nagle's algorithm (DCMTK, among many) holds the tail of a PDU back until all before it is
-            # acknowledged, and the kernel delays acknowledgements by 40 ms. The option does not stay: it sends the
-            # acknowledgement that is due now.
-            self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACKNOWLEDGE, 1)
+        if count < BUFFER_BYTES:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        # A sender with Nagle's algorithm (DCMTK, among many) holds the tail of a PDU back until all before it is
+        # acknowledged, and the kernel delays acknowledgements by 40 ms. The option does not stay: it sends the
+        # acknowledgement that is due now.
+        if QUICK_ACKNOWLEDGE is not None:
+            try:
+                self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACKNOWLEDGE, 1)
+            except OSError:
+                return  # the peer has reset the connection; the next read says so
 
     def send(self, data: bytes) -> None:
         """Send all of `data`.

@@ -310,7 +310,7 @@ _numbers = itertools.count(1)
 def _copied(request: pytest.FixtureRequest, backend: str, template: bool) -> Iterator[str]:
     """A database of its own for one test, as URL."""
     if backend == "sqlite":
-        path: Path = request.getfixturevalue("tmp_path") / "radstream.db"
+        path: Path = request.getfixturevalue("tmp_path") / f"test_{next(_numbers)}.db"
         if template:
             shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"

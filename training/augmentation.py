@@ -21,18 +21,20 @@ class Augmentation:
     """How far images are changed. Ranges are uniform and symmetric about no change unless said otherwise.
 
     Attributes:
+        warp: probability of a change of framing, which is made of the next three.
         rotation_deg: largest rotation to either side.
-        scale: largest relative zoom in or out; each axis has half as much again of its own (aspect).
+        scale: largest relative zoom in or out; the width alone changes by half as much again (aspect).
         shift: largest translation, part of the side.
         gamma: largest natural logarithm of the exponent.
         contrast: largest natural logarithm of the gain about the image's mean.
         brightness: largest offset.
         blur: probability of losing sharpness, by a Gaussian or by a coarser detector.
-        noise: largest standard deviation of added Gaussian noise.
+        noise: largest standard deviation of Gaussian noise, which half of the images get.
         jpeg: probability of a lossy round trip.
         flip: probability of a horizontal flip.
     """
 
+    warp: float = 0.75
     rotation_deg: float = 10.0
     scale: float = 0.15
     shift: float = 0.06
@@ -46,12 +48,17 @@ class Augmentation:
 
     def apply(self, image: GrayImage, random: np.random.Generator) -> GrayImage:
         """Give a changed copy; the same generator state gives the same copy."""
-        image = self._warp(image, random)
+        mirror = random.random() < self.flip
+        if random.random() < self.warp:
+            image = self._warp(image, random)
+        if mirror:
+            image = image[:, ::-1]
         if random.random() < self.blur:
             image = _lose_sharpness(image, random)
         image = self._change_tones(image, random)
-        image = image + random.normal(0, random.uniform(0, self.noise), image.shape).astype(np.float32)
-        image = np.clip(image, 0.0, 1.0)
+        if random.random() < 0.5:
+            noise = random.normal(0, random.uniform(0, self.noise), image.shape).astype(np.float32)
+            image = np.clip(image + noise, 0.0, 1.0)
         if random.random() < self.jpeg:
             image = _through_jpeg(image, quality=int(random.integers(30, 90)))
         return image
@@ -61,15 +68,15 @@ class Augmentation:
         angle = np.deg2rad(random.uniform(-self.rotation_deg, self.rotation_deg))
         zoom = 1 + random.uniform(-self.scale, self.scale)
         aspect = 1 + random.uniform(-self.scale / 2, self.scale / 2)
-        mirror = -1.0 if random.random() < self.flip else 1.0
         cosine, sine = np.cos(angle), np.sin(angle)
-        matrix = zoom * np.array([[mirror * cosine * aspect, -sine], [mirror * sine * aspect, cosine]])
+        matrix = zoom * np.array([[cosine * aspect, -sine], [sine * aspect, cosine]])
         centre = np.array([(width - 1) / 2, (height - 1) / 2])
         shift = random.uniform(-self.shift, self.shift, 2) * (width, height)
         offset = centre + shift - matrix @ centre
-        warped = cv2.warpAffine(
-            image, np.column_stack([matrix, offset]), (width, height), flags=cv2.INTER_LINEAR, borderValue=0.0
-        )
+        # Black corners alone would become a sign: unchanged images have none, and would be answered differently.
+        border = cv2.BORDER_CONSTANT if random.random() < 0.5 else cv2.BORDER_REFLECT_101
+        transform = np.column_stack([matrix, offset])
+        warped = cv2.warpAffine(image, transform, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
         return np.asarray(warped, dtype=np.float32)
 
     def _change_tones(self, image: GrayImage, random: np.random.Generator) -> GrayImage:

@@ -80,8 +80,12 @@ def positive_probability(logits: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(label: Labels, logits: Floats) -> float:
-    """Give the temperature in [0.25, 4] of the least log-loss (Guo et al. 2017), to three digits."""
-    candidates = np.geomspace(0.25, 4.0, 801)
+    """Give the temperature in [1, 4] of the least log-loss (Guo et al. 2017), to three digits.
+
+    Never below 1: that would make the network surer than it was trained to be, on the strength of images from the
+    hospital it was trained on; elsewhere networks are too sure as it is.
+    """
+    candidates = np.geomspace(1.0, 4.0, 401)
     losses = [log_loss(label, positive_probability(logits, float(t))) for t in candidates]
     return round(float(candidates[int(np.argmin(losses))]), 3)
 

@@ -23,7 +23,7 @@ from models.engines.providers import load_engine
 from models.identity import VERSION
 from models.networks.table import network_entry
 from models.store.manifest import Manifest
-from models.store.store import MANIFEST_NAME, ModelStore, ModelVersion, files_of, open_version, sha256_of
+from models.store.store import MANIFEST_NAME, ModelStore, ModelVersion, StoreError, files_of, open_version, sha256_of
 from training.datasets.class_folders import LabelledImage
 from training.datasets.radiographs import Batch
 from training.evaluation import Floats, Labels, binary_metrics
@@ -79,6 +79,8 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
         ExportError: the graph does not give the answers of the fitted network.
     """
     settings, calibration = run.read_settings(), run.read_calibration()
+    if request.version in store.versions(settings.task):
+        raise StoreError(f"{store.root / settings.task / request.version}: stands already; choose another name")
     images = run.read_images("validation", request.data_dir or settings.data_dir)
     served = _served_network(settings, run, calibration)
     single = export_onnx(served, settings.input_spec, OUTPUT_NAMES)

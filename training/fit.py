@@ -1,9 +1,8 @@
 """Fitting one network: an epoch one can read, a running average of its weights, and the choice of the best epoch.
 
-The average of the weights, not the last step's, is validated and kept. Epochs are chosen, and the temperature and the
-threshold set, on the *perturbed* validation split: the same held-out persons with the changes of
-`training.augmentation` drawn once for all. The plain split
-comes from the same hospital and is soon answered without an error.
+The average of the weights, not the last step's, is validated and kept. Epochs are chosen on the *perturbed* validation
+split: the same held-out persons with the changes of `training.augmentation` drawn once for all. The plain split comes
+from the same hospital and is soon answered without an error.
 """
 
 from __future__ import annotations

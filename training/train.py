@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -79,7 +80,8 @@ def _calibrate_and_measure(settings: TrainSettings, split: Split, fitted: Fitted
         name: predict(model, validation_loader(settings, split.validation, perturbed=perturbed))
         for name, perturbed in (("validation", False), ("validation_perturbed", True))
     }
-    label, logits = answers["validation_perturbed"]
+    # Both together: the plain ones are what this hospital sends, the perturbed ones stand for the next.
+    label, logits = (np.concatenate(parts) for parts in zip(*answers.values(), strict=True))
     temperature = fit_temperature(label, logits)
     threshold = choose_threshold(label, positive_probability(logits, temperature))
     run.write_json("calibration.json", asdict(Calibration(temperature, threshold, fitted.best_epoch)))

@@ -221,15 +221,10 @@ class DestinationQueue:
         self._measure_due = time.monotonic() + MEASURE_INTERVAL_S
         with self._sessions.begin() as session:
             session.connection(execution_options={"read_only": True})
-            counts = dict(
-                session.execute(
-                    select(Delivery.state, func.count())
-                    .where(Delivery.destination == self.name)
-                    .group_by(Delivery.state)
-                )
-                .tuples()
-                .all()
+            counted = session.execute(
+                select(Delivery.state, func.count()).where(Delivery.destination == self.name).group_by(Delivery.state)
             )
+            counts = {state: count for state, count in counted}
             oldest = session.scalar(
                 select(func.min(Delivery.requested_at)).where(
                     Delivery.destination == self.name, Delivery.state == DeliveryState.PENDING

@@ -118,8 +118,8 @@ def _blend_tables() -> tuple[Bytes, tuple[Bytes, Bytes, Bytes]]:
 
 def _jet() -> Bytes:
     """Colours by heat: ``(256, 3) uint8`` RGB."""
-    # The upper end of jet is dark red, which looks colder on a bright film than the bright red before it: left out.
-    ramp = np.linspace(0, 228, 256).astype(np.uint8)[:, np.newaxis]
+    # From 223, pure red, on jet grows darker, which looks colder on a bright film: left out.
+    ramp = np.linspace(0, 223, 256).astype(np.uint8)[:, np.newaxis]
     return cast(Bytes, cv2.cvtColor(cv2.applyColorMap(ramp, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)[:, 0])
 
 

@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -115,6 +115,7 @@ class Pipeline:
         self._decoding = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._broken = threading.Event()
         self._threads = [
             threading.Thread(target=self._infer_forever, name="infer", daemon=True),
             threading.Thread(target=self._settle_forever, name="settle", daemon=True),
@@ -124,8 +125,9 @@ class Pipeline:
 
     @property
     def alive(self) -> bool:
-        """Whether every stage is running."""
-        return all(thread.is_alive() for thread in self._threads)
+        """Whether every stage is running; asking starts the decoding processes."""
+        stages_run = not self._broken.is_set() and all(thread.is_alive() for thread in self._threads)
+        return stages_run and bool(self._pool.active)
 
     def submit(self, request: InferenceRequest) -> None:
         """Take one instance in hand."""
@@ -133,11 +135,15 @@ class Pipeline:
         self._metrics.queue_wait.observe(max(0.0, time.time() - request.received_at))
         with self._lock:
             self._decoding += 1
-        future = self._pool.schedule(
-            stages.prepare,
-            args=[str(self._spool.path_of(request.spool_key)), request],
-            timeout=self._limits.decode_timeout_s,
-        )
+        try:
+            future = self._pool.schedule(
+                stages.prepare,
+                args=[str(self._spool.path_of(request.spool_key)), request],
+                timeout=self._limits.decode_timeout_s,
+            )
+        except RuntimeError as error:
+            self._break(error)
+            return
         future.add_done_callback(partial(self._on_prepared, item))
 
     def stop(self, timeout_s: float) -> None:
@@ -152,6 +158,15 @@ class Pipeline:
         for engine in self._engines.values():
             engine.close()
 
+    def _break(self, error: BaseException) -> None:
+        """Note that there are no decoding processes any more (one was killed while idle, say).
+
+        What is in hand stays in the spool: it did nothing wrong, and the process that replaces this one will do it.
+        """
+        if not self._stopping.is_set() and not self._broken.is_set():
+            log.error("decoding_processes_lost", exc_info=error)
+        self._broken.set()
+
     # Prepare
 
     def _on_prepared(self, item: _Item, future: Future[stages.Prepared]) -> None:
@@ -163,6 +178,9 @@ class Pipeline:
             item.refusal = Unprocessable(Reason.DECODE_TIMEOUT, f"after {self._limits.decode_timeout_s:g} s")
         except ProcessExpired:
             item.refusal = Unprocessable(Reason.DECODER_CRASHED)
+        except (CancelledError, BrokenExecutor) as error:
+            self._break(error)
+            return
         except Exception as error:
             log.error("preparation_failed", spool_key=item.request.spool_key, exc_info=error)
             item.refusal = Unprocessable(Reason.INTERNAL_ERROR, type(error).__name__)
@@ -279,6 +297,9 @@ class Pipeline:
             rendered = future.result()
             self._metrics.observe_times(rendered.times)
             item.rendered[task] = rendered
+        except (CancelledError, BrokenExecutor) as error:
+            self._break(error)
+            return
         except Exception as error:
             # The finding stands without its picture; operations see the log and the missing output.
             log.error("output_not_made", spool_key=item.request.spool_key, task=task.value, exc_info=error)

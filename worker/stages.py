@@ -171,7 +171,10 @@ def _open(path: str, request: InferenceRequest) -> Dataset:
         header = read_header(Path(path))
     except FileNotFoundError as error:
         raise Unprocessable(Reason.SPOOL_FILE_MISSING) from error
-    if str(header.get("SOPInstanceUID", "")) != request.sop_instance_uid:
+    uid = str(header.get("SOPInstanceUID", ""))
+    if not uid:
+        raise Unprocessable(Reason.MALFORMED_DATASET, "SOPInstanceUID is missing")
+    if uid != request.sop_instance_uid:
         raise Unprocessable(Reason.UID_MISMATCH, "SOPInstanceUID differs from the C-STORE request")
     return header
 

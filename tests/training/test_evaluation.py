@@ -71,6 +71,12 @@ def test_temperature_undoes_logits_that_were_scaled_up() -> None:
     assert fit_temperature(label, logits) == pytest.approx(2.5, rel=0.05)
 
 
+def test_temperature_never_sharpens() -> None:
+    label = np.array([0, 1] * 50)
+    logits = np.stack([1.0 - 2 * label, np.zeros(100)], axis=1)  # always right, and unsure about it
+    assert fit_temperature(label, logits) == 1.0
+
+
 def test_threshold_lies_in_the_widest_gap_that_separates_best() -> None:
     label = np.array([0, 0, 1, 0, 1, 1])
     probability = np.array([0.1, 0.2, 0.3, 0.4, 0.8, 0.9])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,24 +17,34 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.engines.engine import EngineInfo, Outputs
-from models.errors import Unprocessable
+from models.errors import Reason, Unprocessable
 from models.pixels.spec import InputSpec
-from models.requests import InferenceRequest
+from models.records.dicom import InstanceState
+from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import PatientIdentity
 from models.spool import Spool
 from models.store.manifest import Manifest
 from models.tasks import Task
+from worker.batch_worker import BatchWorker, WorkerTimes
 from worker.findings import Classification
+from worker.maintenance import Maintenance
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
+from worker.pipeline import Done
 from worker.settlement import Outcome, Settlement, TaskResult
 from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.stages import Rendered, StageTimes
 
 SIDE = 16
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @pytest.fixture(scope="session")
@@ -213,3 +227,225 @@ def outcomes(
 def settlement(sessions: sessionmaker[Session]) -> Settlement:
     """Settlement with one destination, on both databases."""
     return Settlement(sessions, "keep_first", ["archive"])
+
+
+# Workers and queues
+
+
+class _InThread(BatchWorker):
+    """A batch worker that a test runs in a thread, where Python takes no signal handlers."""
+
+    def _install_signal_handlers(self) -> None:
+        """No handlers."""
+
+    def stop(self) -> None:
+        """What SIGTERM does."""
+        self._stop_requested = True
+
+
+class Hand:
+    """A worker with a pipeline that holds what it is given until the test says what became of it."""
+
+    def __init__(self, redis: Redis, name: str, prefetch: int = 16, max_attempts: int = 3, **times: float) -> None:
+        self.submitted: list[InferenceRequest] = []
+        self.given_up: list[tuple[str, int]] = []
+        self.give_up_errors: list[Exception] = []
+        self.pipeline_alive = True
+        self.metrics = WorkerMetrics(CollectorRegistry())
+        self.returned: bool | None = None
+        defaults = {
+            "poll_interval_s": 0.01,
+            "heartbeat_interval_s": 0.1,
+            "job_heartbeat_ttl_s": 30,
+            "maintenance_interval_s": 0.1,
+            "stop_grace_s": 10.0,
+        }
+        self.worker = _InThread(
+            redis,
+            name=name,
+            prefetch=prefetch,
+            times=WorkerTimes(**{**defaults, **times}),  # type: ignore[arg-type]
+            submit=self.submitted.append,
+            pipeline_alive=lambda: self.pipeline_alive,
+            maintenance=Maintenance(max_attempts=max_attempts, give_up=self._give_up, metrics=self.metrics),
+            metrics=self.metrics,
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _give_up(self, request: InferenceRequest, attempts: int) -> None:
+        if self.give_up_errors:
+            raise self.give_up_errors.pop()
+        self.given_up.append((request.sop_instance_uid, attempts))
+
+    def _run(self) -> None:
+        self.returned = self.worker.run()
+
+    def start(self) -> Hand:
+        self._thread.start()
+        return self
+
+    def end(self, *uids: str, state: InstanceState | None = InstanceState.DONE, reason: Reason | None = None) -> None:
+        """Let the pipeline be done with instances."""
+        for request in [request for request in self.submitted if request.sop_instance_uid in uids]:
+            self.worker.on_done(Done(request, state, reason))
+
+    def stop(self) -> bool | None:
+        self.worker.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.returned
+
+    def die(self) -> None:
+        """Leave everything as it is, like a killed process."""
+        # The loop ends by itself; what it held is neither finished nor given back.
+        self.worker._leave = lambda: None  # type: ignore[method-assign]
+        self.worker._times = WorkerTimes(0.01, 1000, 1, 1000, 0)
+        self.stop()
+
+    @property
+    def uids(self) -> list[str]:
+        return [request.sop_instance_uid for request in self.submitted]
+
+
+@pytest.fixture
+def hire(redis_server: Any) -> Iterator[Callable[..., Hand]]:
+    """Make and start workers, each with a connection of its own."""
+    hands: list[Hand] = []
+
+    def make(name: str = "worker", start: bool = True, **options: Any) -> Hand:
+        hands.append(Hand(redis_server.client(), name, **options))
+        return hands[-1].start() if start else hands[-1]
+
+    yield make
+    redis_server.start()
+    for hand in hands:
+        if hand._thread.is_alive():
+            hand.worker._times = WorkerTimes(0.01, 1, 2, 1000, 0)
+            hand.stop()
+        hand.worker.connection.close()
+
+
+@pytest.fixture
+def enqueue(redis: Redis, make_request: Callable[..., InferenceRequest]) -> Callable[..., list[Job]]:
+    """Queue instances by their UIDs, as the SCP does."""
+
+    def put(*uids: str, lane: Lane = Lane.ROUTINE) -> list[Job]:
+        queue = Queue(lane.value, connection=redis, serializer=JSONSerializer)
+        requests = [make_request(uid, lane=lane) for uid in uids]
+        return [queue.enqueue(JOB_NAME, request.to_payload(), job_id=request.job_id) for request in requests]
+
+    return put
+
+
+# A receiving application entity
+
+
+class Archive:
+    """A real storage SCP on the loopback interface that answers as the test wants."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.received: list[Dataset] = []
+        self.statuses: list[int] = []
+        self.otherwise = 0x0000
+        self.associations = 0
+        self.released = 0
+        self.abort_once = False
+        self.hold = threading.Event()
+        self.hold.set()
+        self._server: Any = None
+
+    def start(
+        self, *, contexts: dict[str, list[str]] | None = None, called: bool = False, tls: ssl.SSLContext | None = None
+    ) -> Archive:
+        """Listen; `contexts` are the accepted transfer syntaxes by SOP class."""
+        ae = AE(ae_title="ARCHIVE")
+        ae.require_called_aet = called
+        for sop_class, syntaxes in (contexts or {SECONDARY_CAPTURE: [ExplicitVRLittleEndian]}).items():
+            ae.add_supported_context(sop_class, syntaxes)
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ESTABLISHED, self._established),
+            (evt.EVT_RELEASED, self._released),
+        ]
+        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls)
+        return self
+
+    def stop(self) -> None:
+        """Stop listening and abort what is open; not running is no error."""
+        if self._server is not None:
+            for association in self._server.active_associations:
+                association.abort()
+            self._server.shutdown()
+            self._server = None
+
+    def _established(self, event: Any) -> None:
+        self.associations += 1
+
+    def _released(self, event: Any) -> None:
+        self.released += 1
+
+    def _store(self, event: Any) -> int:
+        self.hold.wait(10)
+        if self.abort_once:
+            self.abort_once = False
+            event.assoc.abort()
+            return 0xC000
+        status = self.statuses.pop(0) if self.statuses else self.otherwise
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        self.received.append(dataset)
+        return status
+
+    @property
+    def uids(self) -> list[str]:
+        """SOP Instance UIDs as they came."""
+        return [str(dataset.SOPInstanceUID) for dataset in self.received]
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    """An archive that listens."""
+    archive = Archive().start()
+    yield archive
+    archive.hold.set()
+    archive.stop()
+
+
+@pytest.fixture
+def new_archive() -> Iterator[Callable[[], Archive]]:
+    """Make archives that do not listen yet."""
+    made: list[Archive] = []
+
+    def make() -> Archive:
+        made.append(Archive())
+        return made[-1]
+
+    yield make
+    for archive in made:
+        archive.hold.set()
+        archive.stop()
+
+
+@pytest.fixture
+def put_output(outbox: Outbox) -> Callable[..., Path]:
+    """Write a Secondary Capture to the outbox."""
+
+    def put(uid: str) -> Path:
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = SECONDARY_CAPTURE, uid
+        dataset.PatientID = "ID7"
+        dataset.Rows = dataset.Columns = 4
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit, dataset.PixelRepresentation = 7, 0
+        dataset.PixelData = bytes(range(16))
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        path = outbox.path_of(f"{uid}.dcm")
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return put

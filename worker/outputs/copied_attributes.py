@@ -21,7 +21,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, TEXT_VR_DELIMS, validate_value
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, STR_VR, TEXT_VR_DELIMS, PersonName, validate_value
 
 from models.pixels.attributes import read_items
 
@@ -50,6 +50,7 @@ _MULTI_VALUED: Final = frozenset({"OtherPatientIDs", "PatientOrientation", "Loss
 }
 _MISSPELT: Final = re.compile(r"ISO[ _-]?(2022)?[ _-]*IR[ _-]*(\d+)")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+_COPIED_IN_ITEMS: Final = STR_VR | {"SQ"}
 _LONGEST_VALUE: Final = 0xFFFE
 """Bytes that the length field of an explicit-VR text element can tell."""
 
@@ -163,14 +164,20 @@ def _raw_bytes(source: Dataset, tag: BaseTag, encodings: list[str]) -> bytes | N
     value: object = getattr(element, "value", None)
     if value is None or isinstance(value, bytes):
         return value
-    # Already decoded by someone who touched it: encode as the source would.
-    text = "\\".join(str(part) for part in (value if isinstance(value, MultiValue | list) else [value]))
+    # Already decoded by someone who touched it: encode as the source would. Only names remember their bytes.
+    parts = value if isinstance(value, MultiValue | list) else [value]
+    return b"\\".join(_encode(part, encodings) for part in parts)
+
+
+def _encode(part: object, encodings: list[str]) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return bytes(encode_string(text, encodings))
+            if isinstance(part, PersonName):
+                return part.encode(encodings)
+            return bytes(encode_string(str(part), encodings))
     except (UnicodeError, LookupError):
-        return text.encode()
+        return str(part).encode()
 
 
 def _texts(source: Dataset, keywords: Iterable[str], encodings: list[str], depth: int = 0) -> Iterable[bytes]:
@@ -196,7 +203,7 @@ def _text_keywords(item: Dataset) -> list[str]:
             vr = dictionary_VR(tag)
         except KeyError:
             continue
-        if tag != 0x00080005 and vr in ("AE", "AS", "CS", "DA", "DS", "IS", "LO", "PN", "SH", "ST", "TM", "UI", "SQ"):
+        if tag != 0x00080005 and vr in _COPIED_IN_ITEMS:
             keywords.append(keyword_for_tag(tag))
     return keywords
 

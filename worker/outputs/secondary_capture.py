@@ -83,6 +83,11 @@ COMPRESSION_ATTRIBUTES: Final[Mapping[str, Presence]] = {
     "LossyImageCompressionRatio": OPTIONAL,
     "LossyImageCompressionMethod": OPTIONAL,
 }
+UNPAIRED_BODY_PARTS: Final = frozenset(
+    {"ABDOMEN", "CHEST", "CSPINE", "HEAD", "HEART", "LSPINE", "NECK", "PELVIS", "SKULL", "SPINE", "SSPINE", "TSPINE"}
+)
+"""Those that radiographs show (PS3.16 annex L); any other part, and an unknown one, may have a side."""
+
 _COPIED: Final = (*PATIENT_ATTRIBUTES, *STUDY_ATTRIBUTES, *IMAGE_ATTRIBUTES, *COMPRESSION_ATTRIBUTES)
 
 
@@ -108,7 +113,9 @@ class SecondaryCaptureOrder:
 
 
 def build_secondary_capture(order: SecondaryCaptureOrder, now: datetime | None = None) -> Dataset:
-    """Make the dataset, with file meta information, ready to be written as explicit VR little endian.
+    """Make the dataset but for Pixel Data, with file meta information, for explicit VR little endian.
+
+    Pixel Data is ``order.rgb`` as it stands: `write_secondary_capture` writes it without a copy.
 
     Args:
         order: source, picture and finding.
@@ -126,7 +133,7 @@ def build_secondary_capture(order: SecondaryCaptureOrder, now: datetime | None =
     _add_equipment(dataset, order)
     _add_image(dataset, source, order, now)
     _add_derivation(dataset, order)
-    _add_pixels(dataset, order.rgb)
+    _describe_pixels(dataset, order.rgb)
     _add_sop_common(dataset, order, now)
     dataset.file_meta = _file_meta(dataset)
     return dataset
@@ -139,7 +146,7 @@ def write_secondary_capture(order: SecondaryCaptureOrder, directory: Path) -> Wr
         OSError: the directory cannot be written.
         ValueError: the picture is not ``(H, W, 3) uint8``.
     """
-    return write_output(build_secondary_capture(order), directory)
+    return write_output(build_secondary_capture(order), directory, order.rgb)
 
 
 def _add_patient_and_study(dataset: Dataset, source: SourceAttributes, order: SecondaryCaptureOrder) -> None:
@@ -186,6 +193,9 @@ def _add_image(dataset: Dataset, source: SourceAttributes, order: SecondaryCaptu
     dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = _date_and_time(now)
     dataset.BurnedInAnnotation = "YES"
     dataset.ImageComments = DISCLAIMER
+    has_side = "Laterality" in dataset or "ImageLaterality" in dataset
+    if not has_side and source.text("BodyPartExamined") not in UNPAIRED_BODY_PARTS:
+        dataset.Laterality = None  # type 2C, unknown (C.7.3.1)
     if _is_lossy(order.header):
         # Once lossy, always lossy (C.7.6.1.1.5).
         dataset.LossyImageCompression = "01"
@@ -201,17 +211,15 @@ def _add_derivation(dataset: Dataset, order: SecondaryCaptureOrder) -> None:
     dataset.DerivationCodeSequence = [_code("113085", "Spatial resampling")]
     meta = getattr(order.header, "file_meta", Dataset())
     source = Dataset()
-    source.ReferencedSOPClassUID = UID(
-        read_text(order.header, "SOPClassUID")
-        or read_text(meta, "MediaStorageSOPClassUID")
-        or SecondaryCaptureImageStorage
-    )
+    classes = (read_text(order.header, "SOPClassUID"), read_text(meta, "MediaStorageSOPClassUID"))
+    valid = [uid for uid in classes if uid and is_valid_uid(uid)]
+    source.ReferencedSOPClassUID = UID(valid[0]) if valid else SecondaryCaptureImageStorage
     source.ReferencedSOPInstanceUID = UID(order.source_sop_instance_uid)
     source.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     dataset.SourceImageSequence = [source]
 
 
-def _add_pixels(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
+def _describe_pixels(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
     """Image Pixel Module, PS3.3 C.7.6.3: RGB, colour by pixel."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError("an overlay picture is (H, W, 3) uint8")
@@ -222,9 +230,6 @@ def _add_pixels(dataset: Dataset, rgb: NDArray[np.uint8]) -> None:
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
-    pixels = rgb.tobytes()
-    # Even length, PS3.5 section 8.1.1
-    dataset.add_new("PixelData", "OB", pixels + b"\x00" if len(pixels) % 2 else pixels)
 
 
 def _add_sop_common(dataset: Dataset, order: SecondaryCaptureOrder, now: datetime) -> None:

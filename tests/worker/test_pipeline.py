@@ -1,0 +1,550 @@
+"""The pipeline with real decoding processes, a real spool and a real database; only the network is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from migrations.schema import migrate
+from models.errors import Reason, Transient
+from models.pixels.limits import PixelLimits
+from models.records.dicom import Instance, InstanceState
+from models.records.findings import ClassificationFinding
+from models.records.inference import Inference
+from models.records.outputs import Delivery, Output
+from models.records.sessions import open_database, session_factory
+from models.requests import InferenceRequest, Lane
+from models.settings import PatientIdentity, Settings
+from models.spool import Spool
+from models.tasks import Task
+from worker import pipeline as pipeline_module
+from worker.metrics import WorkerMetrics
+from worker.outbox import Outbox
+from worker.pipeline import Done, Pipeline, PipelineLimits
+from worker.routing import Routing
+from worker.settlement import Settlement, known_revision
+from worker.source import IdentityPolicy
+from worker.stages import StageContext
+
+Sessions = sessionmaker[Session]
+Eventually = Callable[..., None]
+
+
+def _half_white(share: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(64, 64) uint8, the right `share` of the columns white, the rest black: its mean is `share`."""
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[:, round(64 * (1 - share)) :] = 255
+    return pixels
+
+
+class Line:
+    """A pipeline and everything around it."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        outbox: Outbox,
+        sessions: Sessions,
+        engine: Any,
+        *,
+        routing: Routing | None = None,
+        limits: PixelLimits | None = None,
+        decode_timeout_s: float = 30.0,
+        decoders: int = 2,
+        max_batch: int = 8,
+        max_delay_s: float = 0.05,
+        outputs: bool = True,
+    ) -> None:
+        self.spool, self.outbox, self.sessions, self.engine = spool, outbox, sessions, engine
+        self.done: list[Done] = []
+        self.registry = CollectorRegistry()
+        self.metrics = WorkerMetrics(self.registry)
+        self.pipeline = Pipeline(
+            spool=spool,
+            outbox=outbox,
+            engines={Task.PNEUMONIA: engine},
+            context=StageContext(
+                routing=routing or Routing.read(None),
+                identity=IdentityPolicy(PatientIdentity.FULL),
+                limits=limits or PixelLimits(),
+                input_specs={Task.PNEUMONIA: engine.manifest.input_spec},
+                own_ae_titles=frozenset({"OUR_AI"}),
+                overlay_max_side=256 if outputs else 0,
+            ),
+            settlement=Settlement(sessions, "keep_first", ["archive"] if outputs else []),
+            revision_of=self._revision,
+            limits=PipelineLimits(max_batch, max_delay_s, decoders, decode_timeout_s),
+            metrics=self.metrics,
+            on_done=self.done.append,
+        )
+
+    def _revision(self, request: InferenceRequest) -> int:
+        with self.sessions() as session:
+            return known_revision(session, request.sop_instance_uid)
+
+    def accept(self, dataset: Dataset | bytes, uid: str | None = None, calling: str = "MODALITY") -> InferenceRequest:
+        """Put an instance into the spool as the SCP does."""
+        if isinstance(dataset, Dataset):
+            encoded = DicomBytesIO()
+            encoded.is_little_endian, encoded.is_implicit_VR = True, False
+            write_dataset(encoded, dataset)
+            data = encoded.getvalue()
+            uid = uid or str(dataset.SOPInstanceUID)
+        else:
+            data = dataset
+        writer = self.spool.begin(
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
+            sop_instance_uid=uid or "1.2.3",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            calling_ae_title=calling,
+            called_ae_title="RADSTREAM",
+            lane=Lane.ROUTINE,
+        )
+        with writer:
+            writer.write(data)
+            return self.spool.request_for(writer.commit())
+
+    def rows(self) -> dict[str, Instance]:
+        with self.sessions() as session:
+            return {row.sop_instance_uid: row for row in session.scalars(select(Instance))}
+
+    def probabilities(self) -> dict[str, float]:
+        with self.sessions() as session:
+            statement = (
+                select(Instance.sop_instance_uid, ClassificationFinding.probability)
+                .join(Inference, Inference.instance_id == Instance.id)
+                .join(ClassificationFinding, ClassificationFinding.inference_id == Inference.id)
+            )
+            return {uid: probability for uid, probability in session.execute(statement)}
+
+    def pending(self) -> list[str]:
+        return sorted(entry.sop_instance_uid for entry in self.spool.entries())
+
+    def set_aside(self) -> list[str]:
+        return sorted(entry.sop_instance_uid for entry in self.spool.set_aside_entries())
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def lay(spool: Spool, outbox: Outbox, mean_engine: Any, sqlite_sessions: Sessions) -> Iterator[Callable[..., Line]]:
+    """Make pipelines; they are stopped when the test ends."""
+    lines: list[Line] = []
+
+    def make(sessions: Sessions | None = None, **options: Any) -> Line:
+        lines.append(Line(spool, outbox, sessions or sqlite_sessions, mean_engine, **options))
+        return lines[-1]
+
+    yield make
+    for line in lines:
+        line.pipeline.stop(10)
+
+
+def test_a_chest_is_analysed_recorded_drawn_and_taken_out_of_the_spool(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay()
+    request = line.accept(make_source("1.2.3", _half_white(0.75)))
+    line.pipeline.submit(request)
+    eventually(lambda: line.done, timeout_s=60)
+    assert line.done == [Done(request, InstanceState.DONE, None)]
+    assert line.probabilities() == {"1.2.3": pytest.approx(0.75, abs=1e-3)}
+    assert line.pending() == line.set_aside() == []
+    row = line.rows()["1.2.3"]
+    assert (row.state, row.reason, row.view_position) == (InstanceState.DONE, None, "PA")
+    assert row.inferred_at is not None
+    with line.sessions() as session:
+        (output,) = session.scalars(select(Output))
+        (delivery,) = session.scalars(select(Delivery))
+    assert (delivery.destination, delivery.state.value) == ("archive", "pending")
+    capture = dcmread(line.outbox.path_of(output.file_name))
+    assert capture.SOPInstanceUID == output.sop_instance_uid
+    assert capture.PatientID == "ID7"
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+    assert "pneumonia 0.75" in capture.DerivationDescription
+
+
+def test_every_instance_of_a_batch_gets_its_own_answer(lay: Any, make_source: Any, eventually: Eventually) -> None:
+    line = lay(max_delay_s=5.0, outputs=False)
+    shares = {f"1.2.{number}": number / 16 for number in range(1, 13)}
+    requests = [line.accept(make_source(uid, _half_white(share))) for uid, share in shares.items()]
+    for request in requests:
+        line.pipeline.submit(request)
+    eventually(lambda: len(line.done) == len(shares), timeout_s=60)
+    assert line.probabilities() == {uid: pytest.approx(share, abs=1e-3) for uid, share in shares.items()}
+    assert sum(line.engine.batches) == len(shares)
+    assert max(line.engine.batches) <= 8
+    assert len(line.engine.batches) < len(shares), "instances that are decoded together are inferred together"
+    assert list(line.outbox.root.iterdir()) == [], "no destination, no outputs"
+
+
+def test_a_lone_instance_is_not_held_back_for_a_fuller_batch(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(max_delay_s=60.0, outputs=False)
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: len(line.done) == 1, timeout_s=30)
+
+
+def test_bad_neighbours_end_with_their_reasons_and_harm_nobody(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(limits=PixelLimits(max_rows_columns=100_000), outputs=False)
+    big = np.zeros((400, 300), np.uint8)
+    cases: dict[str, tuple[InferenceRequest, InstanceState, Reason | None]] = {}
+
+    def add(uid: str, request: InferenceRequest, state: InstanceState, reason: Reason | None) -> None:
+        cases[uid] = (request, state, reason)
+
+    failed, skipped = InstanceState.FAILED, InstanceState.SKIPPED
+    add("1.1", line.accept(make_source("1.1")), InstanceState.DONE, None)
+    add("1.2", line.accept(b"not DICOM at all", "1.2"), failed, Reason.MALFORMED_DATASET)
+    add("1.3", line.accept(make_source("9.9"), "1.3"), failed, Reason.UID_MISMATCH)
+    add("1.4", line.accept(make_source("1.4", PixelData=None)), failed, Reason.NO_PIXEL_DATA)
+    add("1.5", line.accept(make_source("1.5", big)), failed, Reason.TOO_LARGE)
+    add("1.6", line.accept(make_source("1.6", StudyInstanceUID=None)), failed, Reason.MALFORMED_DATASET)
+    add("1.7", line.accept(make_source("1.7", Modality="CT")), skipped, Reason.NO_RULE_MATCHED)
+    add("1.8", line.accept(make_source("1.8", ViewPosition="LL")), skipped, Reason.EXCLUDED_BY_RULE)
+    add("1.9", line.accept(make_source("1.9"), calling="OUR_AI"), skipped, Reason.OWN_OUTPUT)
+    add("1.10", line.accept(make_source("1.10")), InstanceState.DONE, None)
+    gone = line.accept(make_source("1.11"))
+    line.spool.finish(gone.spool_key)
+    add("1.11", gone, failed, Reason.SPOOL_FILE_MISSING)
+    for request, _, _ in cases.values():
+        line.pipeline.submit(request)
+    eventually(lambda: len(line.done) == len(cases), timeout_s=60)
+    told = {done.request.sop_instance_uid: (done.state, done.reason) for done in line.done}
+    assert told == {uid: (state, reason) for uid, (_, state, reason) in cases.items()}
+    recorded = {uid: (row.state, row.reason) for uid, row in line.rows().items()}
+    assert recorded == told
+    assert line.rows()["1.8"].reason_detail == "lateral or oblique chest"
+    assert line.pending() == []
+    assert line.set_aside() == ["1.2", "1.3", "1.4", "1.5", "1.6"], "kept for requeue; the skipped are not"
+    assert line.sample("radstream_worker_instances_total", outcome="failed", reason="too_large") == 1
+    assert line.sample("radstream_worker_instances_total", outcome="done", reason="") == 2
+
+
+def test_a_task_without_an_active_version_is_skipped_as_such(
+    lay: Any, make_source: Any, eventually: Eventually, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nname = "spine"\ntasks = ["csi", "landmarks"]')
+    line = lay(routing=Routing.read(rules))
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.done, timeout_s=60)
+    row = line.rows()["1.2.3"]
+    assert (row.state, row.reason, row.reason_detail) == (
+        InstanceState.SKIPPED,
+        "no_active_version",
+        "csi, landmarks",
+    )
+
+
+# Codecs that hang or crash
+
+
+def _hang(line: Line, make_source: Any, uid: str) -> InferenceRequest:
+    """Accept an instance whose file blocks whoever opens it: a FIFO that nobody writes to."""
+    request = line.accept(make_source(uid))
+    path = line.spool.path_of(request.spool_key)
+    path.unlink()
+    os.mkfifo(path)
+    return request
+
+
+def test_a_decode_that_hangs_is_given_up_and_the_others_go_on(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(decode_timeout_s=4.0, outputs=False)
+    line.pipeline.submit(_hang(line, make_source, "1.1"))
+    line.pipeline.submit(line.accept(make_source("1.2")))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    told = {done.request.sop_instance_uid: (done.state, done.reason) for done in line.done}
+    assert told == {"1.1": (InstanceState.FAILED, Reason.DECODE_TIMEOUT), "1.2": (InstanceState.DONE, None)}
+    assert line.rows()["1.1"].reason_detail == "after 4 s"
+
+
+def test_a_decoder_that_crashes_takes_only_its_own_instance_with_it(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(decoders=1, outputs=False)
+    first = line.accept(make_source("1.1"))
+    line.pipeline.submit(first)
+    eventually(lambda: line.done, timeout_s=60)
+    before = set(_children(line))
+    line.pipeline.submit(_hang(line, make_source, "1.2"))
+    line.pipeline.submit(line.accept(make_source("1.3")))
+    time.sleep(0.5)
+    for pid in before:
+        os.kill(pid, signal.SIGSEGV)
+    eventually(lambda: len(line.done) == 3, timeout_s=60)
+    told = {done.request.sop_instance_uid: (done.state, done.reason) for done in line.done}
+    assert told["1.2"] == (InstanceState.FAILED, Reason.DECODER_CRASHED)
+    assert told["1.3"] == (InstanceState.DONE, None)
+
+
+def test_a_decoder_that_is_killed_while_idle_ends_the_pipeline_and_fails_no_instance(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(decoders=1, outputs=False)
+    line.pipeline.submit(line.accept(make_source("1.1")))
+    eventually(lambda: line.done, timeout_s=60)
+    for pid in _children(line):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not line.pipeline.alive)
+    line.pipeline.submit(line.accept(make_source("1.2")))
+    time.sleep(0.2)
+    assert len(line.done) == 1
+    assert line.pending() == ["1.2"]
+
+
+def _children(line: Line) -> list[int]:
+    return list(line.pipeline._pool._pool_manager.worker_manager.workers)
+
+
+# Engines that fail
+
+
+def test_an_engine_that_fails_on_a_batch_is_asked_for_each_instance_alone(
+    lay: Any, make_source: Any, eventually: Eventually, mean_engine: Any
+) -> None:
+    line = lay(max_delay_s=5.0, outputs=False)
+    out_of_memory = Transient(Reason.ENGINE_UNAVAILABLE, "out of memory")
+    mean_engine.failures = [out_of_memory, out_of_memory]  # the batch, and the first of it alone
+    requests = [line.accept(make_source(f"1.{number}", _half_white(0.25))) for number in range(1, 5)]
+    for request in requests:
+        line.pipeline.submit(request)
+    eventually(lambda: len(line.done) == 4, timeout_s=60)
+    if mean_engine.batches[0] == 1:
+        pytest.skip("the first instance was alone in its batch")
+    states = sorted(done.state.value for done in line.done if done.state)
+    assert states == ["done", "done", "done", "failed"]
+    (failure,) = [done for done in line.done if done.state is InstanceState.FAILED]
+    assert failure.reason is Reason.ENGINE_UNAVAILABLE
+    assert line.set_aside() == [failure.request.sop_instance_uid]
+
+
+def test_an_answer_that_is_no_probability_is_a_failure_not_a_finding(
+    lay: Any, make_source: Any, eventually: Eventually, mean_engine: Any
+) -> None:
+    line = lay()
+    mean_engine.run = lambda image: {"probability": np.full((len(image), 2), np.nan, np.float32)}
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.done, timeout_s=60)
+    assert (line.done[0].state, line.done[0].reason) == (InstanceState.FAILED, Reason.INTERNAL_ERROR)
+    assert line.probabilities() == {}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_breaks_ends_the_pipeline_and_leaves_the_instance_pending(
+    lay: Any, make_source: Any, eventually: Eventually, mean_engine: Any
+) -> None:
+    line = lay()
+    mean_engine.failures = [RuntimeError("a bug")]
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: not line.pipeline.alive, timeout_s=60)
+    assert line.done == []
+    assert line.pending() == ["1.2.3"]
+
+
+# Outputs
+
+
+def test_a_finding_stands_when_its_output_cannot_be_made(lay: Any, make_source: Any, eventually: Eventually) -> None:
+    line = lay()
+    line.outbox.root.rmdir()
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.done, timeout_s=60)
+    assert line.done[0].state is InstanceState.DONE
+    assert len(line.probabilities()) == 1
+    with line.sessions() as session:
+        assert list(session.scalars(select(Output))) == []
+    assert line.sample("radstream_worker_outputs_failed_total", task="pneumonia") == 1
+
+
+# Settling
+
+
+def test_an_instance_that_is_done_already_stays_as_it_is(lay: Any, make_source: Any, eventually: Eventually) -> None:
+    line = lay()
+    source = make_source("1.2.3", _half_white(0.75))
+    first = line.accept(source)
+    line.pipeline.submit(first)
+    eventually(lambda: len(line.done) == 1, timeout_s=60)
+    line.pipeline.submit(line.accept(source))  # the same bytes came again
+    eventually(lambda: len(line.done) == 2)
+    line.pipeline.submit(first)  # a job that was queued twice; its file is gone
+    eventually(lambda: len(line.done) == 3)
+    assert [done.state for done in line.done] == [InstanceState.DONE, None, None]
+    assert line.rows()["1.2.3"].state is InstanceState.DONE
+    assert len(line.probabilities()) == 1
+    assert line.pending() == line.set_aside() == []
+    with line.sessions() as session:
+        assert len(list(session.scalars(select(Output)))) == 1
+
+
+def test_a_database_that_is_away_is_waited_for_and_the_file_stays_until_then(
+    lay: Any,
+    make_source: Any,
+    eventually: Eventually,
+    bare_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline_module, "SETTLE_RETRY_S", 0.1)
+    engine = open_database(Settings(database_url=bare_database_url))
+    line = lay(sessions=session_factory(engine), outputs=False)
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: generate_latest(line.registry) and line.engine.batches, timeout_s=60)
+    time.sleep(0.3)
+    assert line.done == []
+    assert line.pending() == ["1.2.3"]
+    assert line.sample("radstream_worker_database_up") == 0
+    migrate(engine)  # until now it had no tables
+    eventually(lambda: line.done)
+    assert line.pending() == []
+    assert line.rows()["1.2.3"].state is InstanceState.DONE
+    assert line.sample("radstream_worker_database_up") == 1
+    line.pipeline.stop(10)
+    engine.dispose()
+
+
+def test_stopping_while_the_database_is_away_leaves_the_work_to_others(
+    lay: Any, make_source: Any, eventually: Eventually, tmp_path: Path
+) -> None:
+    engine = open_database(Settings(database_url=f"sqlite:///{tmp_path / 'empty.db'}"))
+    line = lay(sessions=session_factory(engine), outputs=False)
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.engine.batches, timeout_s=60)
+    started = time.monotonic()
+    line.pipeline.stop(10)
+    assert time.monotonic() - started < 8
+    assert line.done == []
+    assert line.pending() == ["1.2.3"]
+    assert line.engine.closed
+    engine.dispose()
+
+
+def test_the_file_is_finished_after_the_commit_never_before(
+    lay: Any, make_source: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = lay(outputs=False)
+    seen: list[InstanceState | None] = []
+    finish = line.spool.finish
+
+    def noted(key: str) -> None:
+        seen.append(line.rows()["1.2.3"].state)
+        finish(key)
+
+    monkeypatch.setattr(line.spool, "finish", noted)
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.done, timeout_s=60)
+    assert seen == [InstanceState.DONE]
+
+
+# What operations see
+
+
+def test_the_metrics_show_every_stage_and_no_uid(lay: Any, make_source: Any, eventually: Eventually) -> None:
+    line = lay()
+    line.pipeline.submit(line.accept(make_source("1.2.3.4.5")))
+    eventually(lambda: line.done, timeout_s=60)
+    text = generate_latest(line.registry).decode()
+    for stage in ("read", "decode", "resize", "infer_pneumonia", "overlay", "write_output", "settle"):
+        assert line.sample("radstream_worker_stage_seconds_count", stage=stage) == 1, stage
+    assert line.sample("radstream_worker_feed_latency_seconds_count") == 1
+    assert line.sample("radstream_worker_score_count", task="pneumonia") == 1
+    assert "1.2.3.4.5" not in text
+    assert "Doe" not in text
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
+def test_nothing_of_the_patient_is_in_the_reason_of_a_failure(
+    lay: Any, make_source: Any, eventually: Eventually, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = lay()
+    source = make_source("1.2.3", PatientName="Planted^Name", PatientID="Planted")
+    source.Rows = 65535
+    line.pipeline.submit(line.accept(source))
+    line.pipeline.submit(line.accept(make_source("1.2.4", StudyInstanceUID="Planted", PatientName="Planted^Name")))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    rows = line.rows()
+    assert {row.state for row in rows.values()} == {InstanceState.FAILED}
+    assert "Planted" not in "".join(str(row.reason_detail) for row in rows.values())
+    assert "Planted" not in "".join(capfd.readouterr())
+
+
+# Real radiographs
+
+
+@pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_J2KR.dcm"])
+def test_a_real_chest_radiograph_is_analysed(lay: Any, eventually: Eventually, name: str) -> None:
+    package = find_spec("data_store")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("the pydicom-data wheel is not installed")
+    path = Path(package.submodule_search_locations[0]) / "data" / name
+    line = lay()
+    source = dcmread(path)
+    syntax = str(source.file_meta.TransferSyntaxUID)
+    data = path.read_bytes()
+    length = 132 + 12 + source.file_meta.FileMetaInformationGroupLength
+    writer = line.spool.begin(
+        sop_class_uid=str(source.SOPClassUID),
+        sop_instance_uid=str(source.SOPInstanceUID),
+        transfer_syntax_uid=syntax,
+        calling_ae_title="MODALITY",
+        called_ae_title="RADSTREAM",
+        lane=Lane.ROUTINE,
+    )
+    with writer:
+        writer.write(data[length:])
+        request = line.spool.request_for(writer.commit())
+    line.pipeline.submit(request)
+    eventually(lambda: line.done, timeout_s=60)
+    assert line.done[0].state is InstanceState.DONE
+    (probability,) = line.probabilities().values()
+    assert 0.05 < probability < 0.95, "its mean grey"
+    with line.sessions() as session:
+        (output,) = session.scalars(select(Output))
+    capture = dcmread(line.outbox.path_of(output.file_name))
+    assert capture.PatientID == source.PatientID
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert capture.pixel_array.std() > 10
+
+
+def test_a_pipeline_that_had_nothing_to_do_stops_at_once(lay: Any) -> None:
+    for ask in (False, True):
+        line = lay()
+        assert not ask or line.pipeline.alive
+        started = time.monotonic()
+        line.pipeline.stop(10)
+        assert time.monotonic() - started < 8
+        assert line.engine.closed
+
+
+def test_many_threads_may_submit(lay: Any, make_source: Any, eventually: Eventually) -> None:
+    line = lay(outputs=False)
+    requests = [line.accept(make_source(f"1.{number}", _half_white(0.5))) for number in range(1, 13)]
+    threads = [threading.Thread(target=line.pipeline.submit, args=[request]) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: len(line.done) == 12, timeout_s=60)
+    assert {done.state for done in line.done} == {InstanceState.DONE}
