@@ -94,7 +94,7 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
                 steps.update(step, description=f"sending {len(files)} files by C-STORE to port {feed.port}")
                 sent = list(send_files(files, "127.0.0.1", feed.port, "RADSTREAM"))
                 steps.update(step, description="waiting for findings and for outputs to come back")
-                rows, settled = _wait_for_findings(directory, sent)
+                rows, settled = _wait_for_findings(feed, sent)
                 steps.update(step, description="stopping")
     _print_findings(console, sent, rows)
     made = _write_pictures(pictures, output)
@@ -106,12 +106,15 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
     return settled and len(made) == expected
 
 
-def _wait_for_findings(directory: Path, sent: list[Sent]) -> tuple[list[dict[str, Any]], bool]:
+def _wait_for_findings(feed: Feed, sent: list[Sent]) -> tuple[list[dict[str, Any]], bool]:
     accepted = {item.sop_instance_uid for item in sent if item.status == 0}
-    engine = create_engine(f"sqlite:///{directory / 'radstream.db'}")
+    engine = create_engine(f"sqlite:///{feed.directory / 'radstream.db'}")
     rows: list[dict[str, Any]] = []
 
     def through() -> bool:
+        for service in (feed.scp, feed.worker):
+            if not service.running:
+                raise LaunchError(f"{service.name} ended, see {service.log}")
         with engine.connect() as connection:
             rows[:] = [dict(row) for row in connection.execute(_FINDINGS).mappings()]
         ended = {
