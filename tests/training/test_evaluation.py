@@ -77,12 +77,14 @@ def test_temperature_never_sharpens() -> None:
     assert fit_temperature(label, logits) == 1.0
 
 
-def test_threshold_lies_in_the_widest_gap_that_separates_best() -> None:
-    label = np.array([0, 0, 1, 0, 1, 1])
-    probability = np.array([0.1, 0.2, 0.3, 0.4, 0.8, 0.9])
-    # Between 0.2 and 0.3: sensitivity 1, specificity 2/3. Between 0.4 and 0.8: 2/3 and 1. Equal; the second is wider.
-    assert choose_threshold(label, probability) == pytest.approx(0.6)
+def test_threshold_of_separable_scores_is_the_middle_of_their_gap() -> None:
+    assert choose_threshold(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])) == pytest.approx(0.5)
 
 
-def test_threshold_of_separable_scores_separates_them() -> None:
-    assert 0.2 < choose_threshold(np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8])) < 0.8
+def test_threshold_is_the_highest_that_cannot_be_told_from_the_best() -> None:
+    # 100 negatives at 0.1 but two at 0.3; 100 positives at 0.9 but two at 0.2, one at 0.4, ten at 0.6.
+    label = np.repeat([0, 1], 100)
+    probability = np.concatenate([[0.1] * 98, [0.3] * 2, [0.2] * 2, [0.4], [0.6] * 10, [0.9] * 87])
+    # Best: between 0.3 and 0.4, sensitivity 0.98, specificity 1, standard error 0.014. Between 0.4 and 0.6 the
+    # sensitivity is 0.97, within it; above 0.6 it is 0.87, far beyond.
+    assert choose_threshold(label, probability) == pytest.approx(0.5)
