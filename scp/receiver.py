@@ -37,6 +37,9 @@ from scp.tls import server_context
 PATIENCE_S: Final = 0.004
 """How long a receiver with more associations than another leaves a new connection to that one."""
 
+ACCEPT_PAUSE_S: Final = 0.5
+"""Wait after an accept that failed for want of descriptors or memory."""
+
 log = get_logger("scp.receiver")
 
 
@@ -123,8 +126,12 @@ class Receiver:
             time.sleep(PATIENCE_S)
         try:
             connection, peer = self._listener.accept()
-        except OSError:
-            return  # another receiver took it, or the peer is gone; out of descriptors shows in the limit below
+        except (BlockingIOError, ConnectionError):
+            return  # another receiver took it, or the peer is gone
+        except OSError as error:
+            log.error("cannot_accept", exc_info=error)
+            time.sleep(ACCEPT_PAUSE_S)  # out of descriptors or memory: the connection waits, so must we
+            return
         if len(self._connections) >= 2 * self._settings.max_associations + 16:
             connection.close()  # connections that never became associations
             return

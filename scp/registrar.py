@@ -14,11 +14,12 @@ from typing import Final
 
 from prometheus_client import Gauge
 from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import Reason
 from models.records.ledger import DuplicatePolicy, Registration, mark_queued, register
+from models.records.sessions import is_outage
 from models.requests import InferenceRequest
 from models.spool import Spool
 from models.telemetry import get_logger
@@ -125,19 +126,40 @@ class Registrar:
         """
         with self._turn:
             try:
-                with self._sessions.begin() as session:
-                    known = register(session, requests, self._policy)
-                self._database.up()
+                known = self._register(requests)
             except SQLAlchemyError as error:
                 self._database.down(error)
                 return None
+            self._database.up()
             for key, registration in known.items():
                 if not registration.to_be_queued:
                     self._finish(key, registration)
-            queued = self._enqueue([request for request in requests if known[request.spool_key].to_be_queued], orphans)
+            waiting = {key for key, registration in known.items() if registration.to_be_queued}
+            queued = self._enqueue([request for request in requests if request.spool_key in waiting], orphans)
         if queued:
             self._mark(queued)
         return None if queued is None else len(queued)
+
+    def _register(self, requests: Sequence[InferenceRequest]) -> dict[str, Registration]:
+        """Write a group in one transaction; what the database refuses is left out, so that it holds up no other.
+
+        Raises:
+            SQLAlchemyError: the database is away.
+        """
+        try:
+            with self._sessions.begin() as session:
+                return register(session, requests, self._policy)
+        except DBAPIError as error:
+            if is_outage(error):
+                raise
+            if len(requests) == 1:
+                # It stays in the spool and is tried at every sweep, and this line says so every time.
+                log.error("registration_refused", sop_instance_uid=requests[0].sop_instance_uid, exc_info=error)
+                return {}
+        known: dict[str, Registration] = {}
+        for request in requests:
+            known.update(self._register([request]))
+        return known
 
     def _finish(self, key: str, registration: Registration) -> None:
         log.info("duplicate", registration=registration.name.lower(), sop_instance_uid=key.partition("_")[0])

@@ -98,7 +98,13 @@ class Supervisor:
             metrics.registrar_lag.observe,
         )
         self._sweeper = Sweeper(
-            self._spool, queues, self._registrar, self._scoreboard, redis, scp_settings.sweep_interval_s
+            self._spool,
+            queues,
+            self._registrar,
+            self._scoreboard,
+            redis,
+            scp_settings.sweep_interval_s,
+            recount_above=scp_settings.max_pending * 9 // 10,
         )
         self._notices = NoticeReader(self._registrar.submit)
         registry.register(SharedMetrics(self._scoreboard, self._spool, self._sweeper))

@@ -24,6 +24,7 @@ from scp.scoreboard import STORED, Scoreboard
 GRACE_S: Final = 5.0
 """Younger files are the registrar's."""
 GROUP: Final = 250
+RECOUNT_S: Final = 1.0
 STALE_INCOMING_S: Final = 3600.0
 """A file being received for so long is not: its process died."""
 
@@ -39,7 +40,10 @@ class Sweep:
 
 
 class Sweeper:
-    """Sweeps when asked, and every `interval_s` in a thread of its own."""
+    """Sweeps when asked, and every `interval_s` in a thread of its own.
+
+    With `recount_above` or more instances pending it counts every second, so that room is seen soon after it is made.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Sweeper:
         scoreboard: Scoreboard,
         redis: Dependency,
         interval_s: float,
+        recount_above: int,
     ) -> None:
         self._spool = spool
         self._queues = queues
@@ -56,6 +61,7 @@ class Sweeper:
         self._scoreboard = scoreboard
         self._redis = redis
         self._interval_s = interval_s
+        self._recount_above = recount_above
         self._suspects: frozenset[str] = frozenset()
         self._cleaned_at = 0.0
         self._stop = threading.Event()
@@ -133,7 +139,20 @@ class Sweeper:
             except Exception:
                 # A full or failing disk, or our own mistake: the next sweep tries again.
                 log.exception("sweep_failed")
-            self._stop.wait(self._interval_s)
+            self._rest()
+
+    def _rest(self) -> None:
+        until = time.monotonic() + self._interval_s
+        while (left_s := until - time.monotonic()) > 0 and not self._stop.wait(min(left_s, RECOUNT_S)):
+            if self._scoreboard.pending() >= self._recount_above:
+                self._recount()
+
+    def _recount(self) -> None:
+        stored_before = self._scoreboard.total(STORED)
+        try:
+            self._scoreboard.publish_pending(self._spool.usage().pending, stored_before)
+        except OSError as error:
+            log.warning("spool_cannot_be_counted", exc_info=error)
 
     def _clean_incoming(self) -> None:
         now = time.monotonic()

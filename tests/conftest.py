@@ -26,7 +26,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import URL, Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
+import models.records.findings
+import models.records.inference
+import models.records.outputs  # noqa: F401 - fills the metadata
 from migrations.schema import migrate
+from models.records.base import Base
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest, Lane
 from models.settings import Settings
@@ -237,9 +241,19 @@ class PostgresServer:
             self._process.wait()
             self._process = None
 
-    def execute(self, *statements: str) -> None:
+    def empty(self, database: str) -> None:
+        """Remove all rows of a migrated database, which is quicker than making a new one."""
+        names = ", ".join(Base.metadata.tables)
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            f"TRUNCATE {names} RESTART IDENTITY CASCADE",
+            database=database,
+        )
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements outside a transaction."""
-        engine = create_engine(self.url(), isolation_level="AUTOCOMMIT")
+        engine = create_engine(self.url(database), isolation_level="AUTOCOMMIT")
         try:
             with engine.connect() as connection:
                 for statement in statements:
@@ -298,17 +312,24 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: PostgresServer) -> str:
-    """Name of a migrated PostgreSQL database, copied for each test."""
+    """Name of a migrated PostgreSQL database that nobody writes to, to be copied."""
     postgres_server.execute("CREATE DATABASE radstream_template")
     _migrated(postgres_server.url("radstream_template").render_as_string(hide_password=False))
     return "radstream_template"
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: PostgresServer, postgres_template: str) -> str:
+    """Name of the migrated PostgreSQL database that is emptied before each test."""
+    postgres_server.execute(f"CREATE DATABASE radstream_test TEMPLATE {postgres_template}")
+    return "radstream_test"
 
 
 _numbers = itertools.count(1)
 
 
 def _copied(request: pytest.FixtureRequest, backend: str, template: bool) -> Iterator[str]:
-    """A database of its own for one test, as URL."""
+    """An empty database for one test, as URL."""
     if backend == "sqlite":
         path: Path = request.getfixturevalue("tmp_path") / f"test_{next(_numbers)}.db"
         if template:
@@ -317,9 +338,13 @@ def _copied(request: pytest.FixtureRequest, backend: str, template: bool) -> Ite
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     server.start()
-    source = request.getfixturevalue("postgres_template") if template else "template1"
+    if template:
+        name = request.getfixturevalue("postgres_database")
+        server.empty(name)
+        yield server.url(name).render_as_string(hide_password=False)
+        return
     name = f"test_{next(_numbers)}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
+    server.execute(f"CREATE DATABASE {name}")
     yield server.url(name).render_as_string(hide_password=False)
     server.start()
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -357,20 +382,6 @@ def sqlite_sessions(request: pytest.FixtureRequest) -> Iterator[sessionmaker[Ses
     for url in _copied(request, "sqlite", template=True):
         engine = open_database(settings_for(url))
         yield session_factory(engine)
-        engine.dispose()
-
-
-@pytest.fixture
-def other_engine(database_url: str) -> Iterator[Callable[[], Engine]]:
-    """Make further engines on the test's database, as other processes would have."""
-    engines: list[Engine] = []
-
-    def make() -> Engine:
-        engines.append(open_database(settings_for(database_url)))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
         engine.dispose()
 
 

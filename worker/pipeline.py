@@ -51,8 +51,8 @@ class Done:
     """One instance that left the pipeline.
 
     Attributes:
-        state: what the records hold now; None when they already held a result; `received` when they refuse it, so
-            that the file is still pending.
+        state: what the records hold now; None when they already held a result; `received` when it is not settled
+            and its file still pending.
     """
 
     request: InferenceRequest

@@ -20,7 +20,7 @@ from models.records.base import insert_ignoring, utc_now
 from models.records.dicom import SETTLED_STATES, Instance, InstanceState, Series, Study
 from models.records.findings import ClassificationFinding
 from models.records.inference import Inference, ModelVersion
-from models.records.ledger import DuplicatePolicy, register
+from models.records.ledger import DuplicatePolicy, Registration, register
 from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
 from models.records.sessions import is_outage
 from models.requests import InferenceRequest
@@ -80,7 +80,8 @@ class Settlement:
 
         Returns:
             The state written per outcome; None where the records already held a result or other bytes were kept;
-            `received` where the records refuse even the failure, so that nothing is settled and the file must stay.
+            `received` where nothing is settled and the file must stay: the records refuse even the failure, or the
+            outputs were made before the bytes were known to replace others.
 
         Raises:
             Transient: the database is away; nothing was written.
@@ -130,6 +131,10 @@ class Settlement:
         registration = register(session, [request], self._policy)[request.spool_key]
         if not registration.to_be_queued:
             return None
+        if registration is Registration.REPLACED and any(result.output for result in outcome.results):
+            # Nobody had registered these bytes before, so their outputs were made under the UIDs of the old ones.
+            # The revision counts now; done again, they get UIDs of their own.
+            return InstanceState.RECEIVED
         row = session.scalars(select(Instance).where(Instance.sop_instance_uid == request.sop_instance_uid)).one()
         now = utc_now()
         row.state = outcome.state

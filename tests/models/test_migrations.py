@@ -91,6 +91,9 @@ def test_the_migrated_views_are_the_newest_ones(database: Engine) -> None:
         expected = [(column["name"], str(column["type"])) for column in found.get_columns(f"expected_{name}")]
         assert migrated == expected
         assert _definition(database, name) == _definition(database, f"expected_{name}").replace("expected_", "")
+    with database.begin() as connection:
+        for name in reversed(VIEWS):
+            connection.execute(text(f"DROP VIEW expected_{name}"))
 
 
 def _definition(engine: Engine, view: str) -> str:

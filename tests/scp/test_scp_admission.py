@@ -33,7 +33,7 @@ def test_strangers_and_wrong_numbers_are_rejected_with_the_reason(start_scp, ass
     assert rejection(associate(scp, ae_title="CR1", called="ANOTHER")) == REJECTED_CALLED
     name = 'radstream_scp_associations_total{outcome="rejected_%s"}'
     eventually(lambda: scp.metrics()[name % "calling_ae_title"] == 2)
-    assert scp.metrics()[name % "called_ae_title"] == 1
+    eventually(lambda: scp.metrics()[name % "called_ae_title"] == 1)
 
 
 def test_the_called_title_may_be_left_unchecked(start_scp, associate):

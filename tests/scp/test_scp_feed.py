@@ -14,13 +14,9 @@ from models.records.sessions import open_database
 from models.settings import Settings
 
 
-def feed_settings(redis_server, tmp_path, **more: str) -> dict[str, str]:
-    return {
-        "REDIS_URL": redis_server.url,
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'radstream.db'}",
-        "SCP_SWEEP_INTERVAL_S": "0.5",
-        **more,
-    }
+def feed_settings(redis_server, sessions, **more: str) -> dict[str, str]:
+    url = str(sessions.kw["bind"].url) if sessions is not None else more["DATABASE_URL"]
+    return {"REDIS_URL": redis_server.url, "DATABASE_URL": url, "SCP_SWEEP_INTERVAL_S": "0.5", **more}
 
 
 def jobs(redis) -> list[str]:
@@ -32,9 +28,9 @@ def jobs(redis) -> list[str]:
 
 
 def test_a_stored_instance_is_registered_and_queued_at_once(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
-    scp = start_scp(**feed_settings(redis_server, tmp_path, SCP_SWEEP_INTERVAL_S="600"))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions, SCP_SWEEP_INTERVAL_S="600"))
     dataset = instance()
     assert associate(scp).send_c_store(dataset).Status == 0x0000
     eventually(lambda: jobs(redis))
@@ -49,9 +45,9 @@ def test_a_stored_instance_is_registered_and_queued_at_once(
 
 
 def test_the_same_instance_over_many_associations_is_one_job(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
-    scp = start_scp(**feed_settings(redis_server, tmp_path, SCP_PROCESSES="2"))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions, SCP_PROCESSES="2"))
     dataset = instance()
     held = [associate(scp) for _ in range(4)]
     threads = [threading.Thread(target=association.send_c_store, args=(dataset,)) for association in held]
@@ -67,10 +63,10 @@ def test_the_same_instance_over_many_associations_is_one_job(
 
 
 def test_instances_are_accepted_without_redis_and_queued_when_it_is_back(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
     redis_server.stop()
-    scp = start_scp(**feed_settings(redis_server, tmp_path))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions))
     association = associate(scp)
     assert [association.send_c_store(instance()).Status for _ in range(5)] == [0] * 5
     eventually(lambda: scp.events("unavailable"))
@@ -84,7 +80,7 @@ def test_instances_are_accepted_without_a_database_and_queued_when_it_is_there(
     start_scp, associate, instance, redis_server, redis, tmp_path, eventually
 ):
     url = f"sqlite:///{tmp_path}/later/radstream.db"
-    scp = start_scp(**feed_settings(redis_server, tmp_path, DATABASE_URL=url))
+    scp = start_scp(**feed_settings(redis_server, None, DATABASE_URL=url))
     association = associate(scp)
     assert [association.send_c_store(instance()).Status for _ in range(5)] == [0] * 5
     eventually(lambda: scp.events("unavailable"))
@@ -97,9 +93,9 @@ def test_instances_are_accepted_without_a_database_and_queued_when_it_is_there(
 
 
 def test_after_a_redis_flush_the_sweeper_queues_again(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
-    scp = start_scp(**feed_settings(redis_server, tmp_path))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions))
     association = associate(scp)
     assert [association.send_c_store(instance()).Status for _ in range(5)] == [0] * 5
     eventually(lambda: len(jobs(redis)) == 5)
@@ -109,10 +105,10 @@ def test_after_a_redis_flush_the_sweeper_queues_again(
 
 
 def test_after_kill_9_of_everything_the_next_start_queues_what_was_accepted(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
     redis_server.stop()
-    scp = start_scp(**feed_settings(redis_server, tmp_path))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions))
     association = associate(scp)
     assert [association.send_c_store(instance()).Status for _ in range(3)] == [0] * 3
     scp.kill()
@@ -122,9 +118,9 @@ def test_after_kill_9_of_everything_the_next_start_queues_what_was_accepted(
 
 
 def test_nothing_of_a_patient_is_in_logs_metrics_or_redis(
-    start_scp, associate, instance, redis_server, redis, sqlite_sessions, tmp_path, eventually
+    start_scp, associate, instance, redis_server, redis, sqlite_sessions, eventually
 ):
-    scp = start_scp(**feed_settings(redis_server, tmp_path, LOG_LEVEL="debug"))
+    scp = start_scp(**feed_settings(redis_server, sqlite_sessions, LOG_LEVEL="debug"))
     association = associate(scp)
     assert association.send_c_store(instance(PatientName="Planted^Name", PatientID="PLANTED-ID")).Status == 0
     association.release()

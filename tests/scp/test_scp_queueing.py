@@ -14,11 +14,14 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
+from migrations.schema import migrate
 from models.errors import Reason
 from models.records.dicom import Instance, InstanceState
+from models.records.sessions import open_database, session_factory
 from models.requests import JOB_NAME, InferenceRequest, Lane
+from models.settings import Settings
 from models.spool import Spool
 from scp import sweeper as sweeper_module
 from scp.queues import Queues
@@ -46,7 +49,7 @@ class Feed:
         self.lags: list[float] = []
         self.registrar = Registrar(self.spool, sessions, self.queues, policy, redis, database, self.lags.append)
         self.scoreboard = Scoreboard(1)
-        self.sweeper = Sweeper(self.spool, self.queues, self.registrar, self.scoreboard, redis, 15.0)
+        self.sweeper = Sweeper(self.spool, self.queues, self.registrar, self.scoreboard, redis, 15.0, 1000)
 
     def accept(
         self, content: bytes = b"dataset", uid: str | None = None, lane: Lane = Lane.ROUTINE
@@ -175,18 +178,34 @@ def test_without_redis_the_instance_is_registered_and_left_to_the_sweeper(feed, 
     assert feed.redis_gauge._value.get() == 1
 
 
-def test_without_a_database_nothing_is_queued_until_it_is_back(feed, queued, tmp_path):
-    database = tmp_path / "radstream.db"
+def test_without_a_database_nothing_is_queued_until_it_is_there(tmp_path, redis_server, queued):
+    engine = open_database(Settings(database_url=f"sqlite:///{tmp_path}/not-migrated.db"))
+    feed = Feed(tmp_path / "spool", redis_server.url, session_factory(engine))
     request = feed.accept()
-    feed.sessions.kw["bind"].dispose()
-    database.rename(tmp_path / "away")
     assert feed.registrar.register_and_queue([request]) is None
+    assert feed.sweeper.sweep().queued == 0
     assert queued() == []
-    feed.sessions.kw["bind"].dispose()
-    (tmp_path / "away").rename(database)
-    for leftover in tmp_path.glob("radstream.db-*"):
-        leftover.unlink()
+    assert feed.database_gauge._value.get() == 0
+    migrate(engine)
     assert feed.sweeper.sweep().queued == 1
+    assert queued() == [request.job_id]
+    engine.dispose()
+
+
+def test_an_instance_that_the_database_refuses_holds_up_no_other(feed, queued, monkeypatch):
+    # SQLite takes any text; a trigger refuses as PostgreSQL refuses a value that is too long.
+    with feed.sessions.begin() as session:
+        session.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE INSERT ON instance WHEN NEW.sop_instance_uid = '1.2.666' "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        )
+    requests = [feed.accept(), feed.accept(uid="1.2.666"), feed.accept()]
+    assert feed.registrar.register_and_queue(requests) == 2
+    assert sorted(queued()) == sorted([requests[0].job_id, requests[2].job_id])
+    assert requests[1].spool_key in feed.spool
+    assert feed.database_gauge._value.get() == 1
 
 
 def test_notices_are_registered_by_a_thread_and_their_lag_is_observed(feed, queued, eventually):

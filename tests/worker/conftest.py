@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.transport import ThreadedAssociationServer
 from redis import Redis
 from rq import Queue
 from rq.job import Job
@@ -370,7 +371,12 @@ class Archive:
             (evt.EVT_ESTABLISHED, self._established),
             (evt.EVT_RELEASED, self._released),
         ]
-        self._server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls)
+        self._server = ae.make_server(
+            ("127.0.0.1", self.port), evt_handlers=handlers, ssl_context=tls, server_class=ThreadedAssociationServer
+        )
+        # As `start_server` does, but it looks for its end more often, which spares half a second per test.
+        ae._servers.append(self._server)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
     def stop(self) -> None:

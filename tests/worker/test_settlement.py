@@ -276,7 +276,12 @@ def test_bytes_that_were_replaced_meanwhile_are_left_alone(
 def test_replacing_a_result_keeps_the_old_output_and_adds_the_new_one(sessions: Sessions, outcomes: Any) -> None:
     settlement = Settlement(sessions, "replace", ["archive"])
     settlement.settle([outcomes.done(content=b"old", output_uid="2.25.1")])
-    settlement.settle([outcomes.done(content=b"new", output_uid="2.25.2", received_at=1.7e9 + 5)])
+    new = outcomes.done(content=b"new", output_uid="2.25.2", received_at=1.7e9 + 5)
+    # The outputs may have been made before anybody knew that they replace others: not yet, and once more.
+    assert settlement.settle([new]) == [InstanceState.RECEIVED]
+    with sessions() as session:
+        assert known_revision(session, "1.2.3") == 1
+    assert settlement.settle([new]) == [InstanceState.DONE]
     assert [output.sop_instance_uid for output in _all(sessions, Output)] == ["2.25.1", "2.25.2"]
     assert _counts(sessions)["classificationfinding"] == 1
 
