@@ -16,6 +16,7 @@ from pynetdicom.association import Association
 
 from models.errors import ConfigurationError, Reason
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from models.requestor import keep_answers, without_delay
 from models.telemetry import get_logger
 from worker.settings import Destination
 
@@ -113,12 +114,15 @@ class Sender:
         if self._association is not None and self._association.is_established:
             return self._association
         to = self._destination
-        association = self._ae.associate(to.host, to.port, ae_title=to.ae_title, **self._tls)
+        association = self._ae.associate(
+            to.host, to.port, ae_title=to.ae_title, evt_handlers=without_delay(), **self._tls
+        )
         if not association.is_established:
             # A peer that accepted the association and none of its contexts is not unreachable.
             accepted_nothing = association.is_aborted and bool(association.rejected_contexts)
             self._association = None
             return association if accepted_nothing else None
+        keep_answers(association)
         self._association = association
         self._used_at = time.monotonic()
         return association

@@ -34,6 +34,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
+from models.requestor import keep_answers
 from models.spool import Spool, SpoolEntry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +231,7 @@ def associate() -> Iterator[Callable[..., Association]]:
         entity = AE(ae_title)
         contexts = [build_context("1.2.840.10008.1.1"), build_context(sop_class, list(syntaxes))]
         association = entity.associate("127.0.0.1", scp.port, contexts, ae_title=called, **options)
+        keep_answers(association)
         made.append(association)
         return association
 

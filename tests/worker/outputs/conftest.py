@@ -29,6 +29,7 @@ from pynetdicom import AE
 
 from models.engines.engine import EngineInfo
 from models.pixels.header import read_header
+from models.requestor import keep_answers
 from models.store.manifest import Manifest
 from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
 
@@ -189,6 +190,7 @@ class Peer:
         ae = AE("RADSTREAM")
         ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
         association = ae.associate("127.0.0.1", self.port, ae_title=self.title)
+        keep_answers(association)
         assert association.is_established
         try:
             return int(association.send_c_store(dataset).Status)

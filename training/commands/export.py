@@ -1,0 +1,43 @@
+"""``python -m training export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from models.settings import Settings, load
+from training.commands.command import Command
+
+_EPILOG: Final = """example:
+  python -m training export --run runs/pneumonia-1 --version 1.1.0 --store models-store --activate \\
+      --data-note "paediatric chest radiographs of hospital X" --licence "CC BY 4.0; research use"
+
+Writes <store>/<task>/<version>/ with network.onnx, manifest.json and report/. A version is never replaced."""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory of `train`")
+    parser.add_argument("--version", required=True, help="name of the version to make, e.g. 1.1.0")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="model store; default RADSTREAM_MODEL_STORE")
+    parser.add_argument("--activate", action="store_true", help="let the new version serve")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the training images lie now, if moved")
+    parser.add_argument("--data-note", default="Not described.", metavar="TEXT", help="what the training images are")
+    parser.add_argument("--licence", default="Not stated.", metavar="TEXT", help="terms of images and weights")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    store_path = arguments.store or load(Settings).model_store
+    from models.store.store import ModelStore
+    from training.export import ExportRequest, export
+    from training.run import RunDirectory
+
+    request = ExportRequest(arguments.version, arguments.data_dir, arguments.data_note, arguments.licence)
+    store = ModelStore(store_path)
+    version = export(RunDirectory(arguments.run), request, store)
+    if arguments.activate:
+        store.activate(version.manifest.task, version.manifest.version)
+    print(version.directory)
+
+
+EXPORT: Final = Command("export", "make a model version of a run directory", _EPILOG, _add_options, _run)
