@@ -10,11 +10,15 @@ import sys
 from typing import Final
 
 from models.errors import ConfigurationError, RadstreamError
+from training.commands.check_data import CHECK_DATA
 from training.commands.command import Command
+from training.commands.compare import COMPARE
+from training.commands.evaluate import EVALUATE
 from training.commands.export import EXPORT
+from training.commands.list_versions import LIST
 from training.commands.train import TRAIN
 
-COMMANDS: Final[tuple[Command, ...]] = (TRAIN, EXPORT)
+COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, EVALUATE, COMPARE, EXPORT, LIST)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,27 +17,28 @@ from typing import Any, Final
 import numpy as np
 import torch
 from onnx import ModelProto
+from torch.utils.data import DataLoader
 
 from models.engines.engine import Engine, Outputs
 from models.engines.providers import load_engine
 from models.identity import VERSION
-from models.networks.table import network_entry
 from models.store.manifest import Manifest
 from models.store.store import MANIFEST_NAME, ModelStore, ModelVersion, StoreError, files_of, open_version, sha256_of
-from training.datasets.class_folders import LabelledImage
+from training.classes import POSITIVE
+from training.datasets.labelled import LabelledImage
 from training.datasets.radiographs import Batch
-from training.evaluation import Floats, Labels, binary_metrics
-from training.fit import validation_loader
+from training.evaluation import Floats, Labels, classification_metrics
+from training.fitted import Fitted
+from training.loaders import VALIDATION, VIEWS, validation_loader
 from training.model_card import model_card
 from training.onnx_file import ExportError, export_onnx, store_in_half_precision
+from training.plots import draw_calibration, draw_confusion_matrix, draw_pr_curve, draw_roc_curve
 from training.progress import track
-from training.run import Calibration, RunDirectory
+from training.run import RunDirectory
 from training.served import OUTPUT_NAMES, ServedNetwork
-from training.settings import TrainSettings
-from training.train import LABELS
+from training.settings import TrainSettings, field_types
 
 _PARITY_IMAGES: Final = 64
-_POSITIVE: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,61 +79,53 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
         ConfigurationError: the run is not finished, its images are not there, or the version stands already.
         ExportError: the graph does not give the answers of the fitted network.
     """
-    settings, calibration = run.read_settings(), run.read_calibration()
+    settings, fitted = run.read_settings(), run.load_network()
     if request.version in store.versions(settings.task):
         raise StoreError(f"{store.root / settings.task / request.version}: stands already; choose another name")
     images = run.read_images("validation", request.data_dir or settings.data_dir)
-    served = _served_network(settings, run, calibration)
-    single = export_onnx(served, settings.input_spec, OUTPUT_NAMES)
+    served = ServedNetwork(fitted.entry, fitted.network, fitted.temperature, POSITIVE).eval()
+    single = export_onnx(served, fitted.input_spec, OUTPUT_NAMES)
     half = store_in_half_precision(single)
     with tempfile.TemporaryDirectory(prefix="radstream-export-") as directory:
         staging = Path(directory)
-        manifest = _draft_manifest(run, settings, calibration, request)
+        manifest = _draft_manifest(run, settings, fitted, request)
+        some = _loaders(manifest, settings, images[:: max(1, len(images) // _PARITY_IMAGES)][:_PARITY_IMAGES])
         parity = {
-            name: _check_parity(served, _engine(proto, staging, manifest), settings, images, tolerance)
+            name: _check_parity(served, _engine(proto, staging, manifest), some, tolerance)
             for name, proto, tolerance in (
                 ("single_precision", single, SINGLE_PRECISION),
                 ("half_precision_weights", half, HALF_PRECISION_WEIGHTS),
             )
         }
-        engine = _engine(half, staging, manifest)
-        metrics = _measure(engine, settings, images, calibration.threshold)
+        report = staging / "report"
+        report.mkdir()
+        metrics = _measure(_engine(half, staging, manifest), manifest, settings, images, report)
         manifest = manifest.model_copy(update={"metrics": metrics})
-        _write_report(staging / "report", run, manifest, parity)
+        _write_report(report, run, manifest, parity)
         _write_manifest(staging, manifest)
         return store.publish(settings.task, staging)
 
 
-def _served_network(settings: TrainSettings, run: RunDirectory, calibration: Calibration) -> ServedNetwork:
-    entry = network_entry(settings.network)
-    network = entry.build(len(LABELS[settings.task]), False)
-    network.load_state_dict(run.read_weights())
-    served = ServedNetwork(entry, network, calibration.temperature, _POSITIVE)
-    return served.eval()
-
-
-def _draft_manifest(
-    run: RunDirectory, settings: TrainSettings, calibration: Calibration, request: ExportRequest
-) -> Manifest:
-    labels = LABELS[settings.task]
+def _draft_manifest(run: RunDirectory, settings: TrainSettings, fitted: Fitted, request: ExportRequest) -> Manifest:
     data = run.read_json("data.json")
+    positive = fitted.labels[POSITIVE]
     return Manifest(
         task=settings.task,
         network=settings.network,
         version=request.version,
-        labels=labels,
-        positive_label=labels[_POSITIVE],
-        thresholds={labels[_POSITIVE]: calibration.threshold},
-        input_spec=settings.input_spec,
+        labels=fitted.labels,
+        positive_label=positive,
+        thresholds={positive: fitted.threshold},
+        input_spec=fitted.input_spec,
         output_names=OUTPUT_NAMES,
         files={"network.onnx": "0" * 64},
         training_data={
             "description": request.data_note,
             "digest": data["digest"],
-            "split": {"by": "person", "seed": settings.seed, "validation_fraction": settings.val_fraction},
+            "split": data["split"],
             "counts": data["counts"],
             "unreadable": len(data["unreadable"]),
-            "pretrained": network_entry(settings.network).weights_origin if settings.pretrained else None,
+            "pretrained": fitted.entry.weights_origin if settings.pretrained else None,
         },
         licence=request.licence,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -153,25 +146,29 @@ def _write_manifest(staging: Path, manifest: Manifest) -> None:
     (staging / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
 
+def _loaders(
+    manifest: Manifest, settings: TrainSettings, images: tuple[LabelledImage, ...]
+) -> dict[str, DataLoader[Batch]]:
+    """Give the plain and the shifted view of validation images."""
+    return {
+        view: validation_loader(images, manifest.input_spec, shifted=view != VALIDATION, seed=settings.seed)
+        for view in VIEWS
+    }
+
+
 def _check_parity(
-    served: ServedNetwork,
-    engine: Engine,
-    settings: TrainSettings,
-    images: tuple[LabelledImage, ...],
-    tolerance: Tolerance,
+    served: ServedNetwork, engine: Engine, loaders: Mapping[str, DataLoader[Batch]], tolerance: Tolerance
 ) -> dict[str, Any]:
-    """Compare engine and network on plain and perturbed validation images, spread over both classes."""
-    chosen = images[:: max(1, len(images) // _PARITY_IMAGES)][:_PARITY_IMAGES]
+    """Compare engine and network on every image of the loaders."""
     worst = dict.fromkeys(OUTPUT_NAMES, 0.0)
     count = 0
-    for perturbed in (False, True):
-        for image, _ in validation_loader(settings, chosen, perturbed=perturbed):
-            answers = engine.run(image.numpy())
-            with torch.inference_mode():
-                expected = dict(zip(OUTPUT_NAMES, served(image), strict=True))
-            for name in OUTPUT_NAMES:
-                worst[name] = max(worst[name], float(np.abs(answers[name] - expected[name].numpy()).max()))
-            count += len(image)
+    for image, _ in (batch for loader in loaders.values() for batch in loader):
+        answers = engine.run(image.numpy())
+        with torch.inference_mode():
+            expected = dict(zip(OUTPUT_NAMES, served(image), strict=True))
+        for name in OUTPUT_NAMES:
+            worst[name] = max(worst[name], float(np.abs(answers[name] - expected[name].numpy()).max()))
+        count += len(image)
     engine.close()
     allowed = asdict(tolerance)
     beyond = [
@@ -183,32 +180,38 @@ def _check_parity(
 
 
 def _measure(
-    engine: Engine, settings: TrainSettings, images: tuple[LabelledImage, ...], threshold: float
+    engine: Engine, manifest: Manifest, settings: TrainSettings, images: tuple[LabelledImage, ...], report: Path
 ) -> dict[str, dict[str, Any]]:
-    metrics = {}
-    for name, perturbed in (("validation", False), ("validation_perturbed", True)):
-        loader = validation_loader(settings, images, perturbed=perturbed)
-        label, probability = _answers(engine, track(loader, len(loader), f"measuring on {name}"))
-        metrics[name] = binary_metrics(label, probability, threshold)
+    """Measure the engine on every validation image, and draw the curves into the report."""
+    labels = (manifest.labels[1 - POSITIVE], manifest.labels[POSITIVE])
+    threshold = manifest.thresholds[labels[POSITIVE]]
+    persons = [image.person for image in images]
+    measured = {}
+    for view, loader in _loaders(manifest, settings, images).items():
+        label, probability = _answers(engine, track(loader, len(loader), f"measuring on {view}"))
+        metrics = classification_metrics(label, probability, threshold, labels=labels, groups=persons)
+        measured[view] = metrics
+        title = f"{manifest.task} {manifest.version}, {view}"
+        draw_confusion_matrix(report / f"confusion_matrix_{view}.png", metrics, labels, title)
+        draw_roc_curve(report / f"roc_curve_{view}.png", label, probability, metrics, title)
+        draw_pr_curve(report / f"pr_curve_{view}.png", label, probability, metrics, title)
+        draw_calibration(report / f"calibration_{view}.png", label, probability, metrics, labels, title)
     engine.close()
-    return metrics
+    return measured
 
 
-def _answers(engine: Engine, batches: Any) -> tuple[Labels, Floats]:
+def _answers(engine: Engine, batches: Iterable[Batch]) -> tuple[Labels, Floats]:
     labels, probabilities = [], []
-    batch: Batch
-    for batch in batches:
-        outputs: Outputs = engine.run(batch[0].numpy())
-        probabilities.append(outputs["probability"][:, _POSITIVE].astype(np.float64))
-        labels.append(batch[1].numpy())
+    for image, label in batches:
+        outputs: Outputs = engine.run(image.numpy())
+        probabilities.append(outputs["probability"][:, POSITIVE].astype(np.float64))
+        labels.append(label.numpy())
     return np.concatenate(labels), np.concatenate(probabilities)
 
 
 def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: Mapping[str, Any]) -> None:
-    report.mkdir()
-    settings = {name: value for name, value in run.read_json("config.json").items() if not name.endswith("_dir")}
     documents = {
-        "settings.json": settings,
+        "settings.json": _without_paths(run.read_json("config.json")),
         "calibration.json": run.read_json("calibration.json"),
         "metrics.json": manifest.metrics,
         "parity.json": parity,
@@ -217,3 +220,9 @@ def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: M
         (report / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (report / "epochs.jsonl").write_text((run.path / "log.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
     (report / "model_card.md").write_text(model_card(manifest), encoding="utf-8")
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where things lay on the training machine."""
+    paths = {name for name, field in TrainSettings.model_fields.items() if Path in field_types(field.annotation)}
+    return {name: value for name, value in config.items() if name not in paths}

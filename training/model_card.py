@@ -7,7 +7,25 @@ from typing import Any, Final
 from models.identity import DISCLAIMER
 from models.store.manifest import Manifest
 
-_ROWS: Final = ("n", "accuracy", "roc_auc", "average_precision", "sensitivity", "specificity", "precision", "log_loss")
+_ROWS: Final = {
+    "n": "images",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC-AUC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity (recall)",
+    "specificity": "specificity",
+    "ppv": "positive predictive value (precision)",
+    "npv": "negative predictive value",
+    "f1": "F1",
+    "ece": "expected calibration error",
+    "log_loss": "log-loss, nat",
+}
+_TUNED: Final = "epoch, temperature and threshold were chosen on it, so the figures are a little too good."
+_SPLITS: Final = {
+    "validation": f"held-out persons of the same set; {_TUNED}",
+    "validation_shifted": f"the same images, made to look as if another hospital had taken them; {_TUNED}",
+    "test": "images that no choice was made on.",
+}
 
 
 def model_card(manifest: Manifest) -> str:
@@ -34,9 +52,9 @@ def model_card(manifest: Manifest) -> str:
         "",
         "## Measured",
         "",
-        "By the engine that serves, on the exported file. `validation` are held-out persons of the same set;",
-        "`validation_perturbed` the same images with random changes of framing, tone, sharpness, noise and",
-        "compression. Epoch, temperature and threshold were chosen on both, so the figures are a little too good.",
+        "By the engine that serves, on the exported file; in brackets the 95 % interval, persons resampled.",
+        "",
+        *(f"- `{split}`: {_SPLITS[split]}" for split in manifest.metrics if split in _SPLITS),
         "",
         *_table(manifest.metrics),
         "",
@@ -61,10 +79,15 @@ def _counted(figures: dict[str, Any]) -> str:
 def _table(metrics: dict[str, dict[str, Any]]) -> list[str]:
     splits = list(metrics)
     head = ["| measure | " + " | ".join(splits) + " |", "| --- |" + " --- |" * len(splits)]
+    known = [row for row in _ROWS if any(row in metrics[split] for split in splits)]
     return head + [
-        f"| {row} | " + " | ".join(_figure(metrics[split].get(row)) for split in splits) + " |" for row in _ROWS
+        f"| {_ROWS[row]} | " + " | ".join(_figure(metrics[split], row) for split in splits) + " |" for row in known
     ]
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _figure(metrics: dict[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    if not isinstance(value, float):
+        return "-" if value is None else str(value)
+    low, high = metrics.get("intervals", {}).get(name) or (None, None)
+    return f"{value:.4f}" if low is None else f"{value:.4f} ({low:.4f} to {high:.4f})"

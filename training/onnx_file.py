@@ -41,7 +41,7 @@ def export_onnx(module: nn.Module, spec: InputSpec, output_names: tuple[str, ...
     """Export a module in eval mode with ``image (N, 1, H, W)`` as its one input, N free.
 
     Raises:
-        ExportError: batch-norm was left in the graph.
+        ExportError: batch-norm was left in the graph, or the graph takes batches of one size only.
     """
     example = torch.zeros(2, 1, spec.height, spec.width)
     with _quiet():
@@ -62,6 +62,8 @@ def export_onnx(module: nn.Module, spec: InputSpec, output_names: tuple[str, ...
     _strip(proto)
     if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
         raise ExportError("batch-norm was not folded into the convolutions; is onnxscript 0.5 or newer installed?")
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ExportError("the network computes with the number of images, which fixed the batch size in the graph")
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

@@ -14,9 +14,13 @@ CONSOLE: Final = Console(stderr=True, soft_wrap=True, highlight=False)
 T = TypeVar("T")
 
 
+def progress_bar() -> Progress:
+    """Give a bar that vanishes when it is done, and is never shown where nobody watches."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
+
+
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Give the items one by one and show how far one is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    watched = CONSOLE.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True, disable=not watched) as bar:
+    with progress_bar() as bar:
         yield from bar.track(items, total=total, description=what)

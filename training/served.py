@@ -6,29 +6,28 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.networks.table import Classifier, NetworkEntry, Normalise
+from models.networks.network import ClassificationNetwork, Normalise
+from models.networks.table import NetworkEntry
 
 OUTPUT_NAMES: Final = ("probability", "cam")
 
-_SMALLEST_MAXIMUM: Final = 1e-6
+_SMALLEST_MAXIMUM: Final = 1e-8
 
 
 class ServedNetwork(nn.Module):
     """``image (N, 1, H, W) float32 in [0, 1]`` to ``probability (N, C)`` and ``cam (N, h, w)``, both in [0, 1].
 
-    ``cam`` is Grad-CAM (Selvaraju et al. 2017) of the positive class at the last convolutional map. With global average
-    pooling and one linear layer the gradient of a logit by the map is that layer's weight over h·w everywhere, so
-    Grad-CAM is ReLU(Σ_k w_k A_k) up to a factor, which the division by the map's own maximum takes out: no backward
-    pass is needed. Where nothing speaks for the class the map is zero.
+    ``cam`` is Grad-CAM (Selvaraju et al. 2017) of the positive class at the last convolutional map, divided by its own
+    maximum. Networks give it in closed form, so no backward pass is needed. Where nothing speaks for the class the map
+    is zero.
 
     Args:
         temperature: the logits are divided by it before the softmax.
         positive: index of the class that ``cam`` explains.
     """
 
-    def __init__(self, entry: NetworkEntry, network: Classifier, temperature: float, positive: int) -> None:
+    def __init__(self, entry: NetworkEntry, network: ClassificationNetwork, temperature: float, positive: int) -> None:
         super().__init__()
         self.normalise = Normalise(entry.mean, entry.std)
         self.network = network
@@ -38,8 +37,7 @@ class ServedNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``probability`` and ``cam``."""
         feature_map = self.network.features(self.normalise(image))  # (N, K, h, w)
-        logits = self.network.head(self.network.pool(feature_map))  # (N, C)
-        weights = self.network.head.weight[self.positive].view(1, -1, 1, 1)
-        cam = torch.relu(functional.conv2d(feature_map, weights)).squeeze(1)  # (N, h, w)
+        logits = self.network.classify(feature_map)  # (N, C)
+        cam = self.network.grad_cam(feature_map, self.positive)  # (N, h, w)
         maximum = cam.amax(dim=(1, 2), keepdim=True)
         return torch.softmax(logits / self.temperature, dim=1), cam / maximum.clamp(min=_SMALLEST_MAXIMUM)

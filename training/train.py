@@ -1,109 +1,277 @@
-"""`python -m training train`: data, split, fit, calibration, measures, run directory."""
+"""`python -m training train`: data, split, fit, calibration, measures, run directory; once or per fold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from pydantic import ValidationError
 
 from models.errors import ConfigurationError
 from models.networks.table import network_entry
-from models.tasks import Task
-from training.datasets.class_folders import ClassFolders, Split, read_class_folders, split_by_person
-from training.datasets.radiographs import Batch
-from training.evaluation import binary_metrics, choose_threshold, fit_temperature, positive_probability
-from training.fit import EpochRecord, Fitted, Model, Weights, fit, predict, record_as_dict, validation_loader
+from training.classes import classes_of
+from training.datasets.labelled import LabelledImage, LabelledImages, read_labelled
+from training.datasets.radiographs import InputCache
+from training.datasets.splits import Split, kfold_by_person, split_by_person
+from training.evaluation import (
+    Floats,
+    Labels,
+    choose_threshold,
+    classification_metrics,
+    fit_temperature,
+    positive_probability,
+)
+from training.fit import Best, choose_accelerator, fit, starting_network
+from training.fitted import Model, predict
+from training.loaders import VALIDATION, VIEWS, validation_loader
 from training.progress import CONSOLE, track
-from training.run import Calibration, RunDirectory
-from training.settings import TrainSettings
+from training.run import LAST_CHECKPOINT, Calibration, RunDirectory, load_weights
+from training.settings import Plan, TrainSettings, plan_of, with_plan
 
-LABELS: Final[dict[Task, tuple[str, str]]] = {Task.PNEUMONIA: ("NORMAL", "PNEUMONIA")}
-"""Class folders by task, in the order of the network's outputs; the second is the positive class."""
+MAY_CHANGE_ON_RESUME: Final = frozenset(
+    {"data_dir", "labels_csv", "num_workers", "threads", "cache_mb", "accelerator", "devices"}
+)
+"""Settings that say where a run is carried out; the others say what it is."""
+
+KFOLD_FILE: Final = "metrics_kfold.json"
+HEADLINES: Final = (
+    *("accuracy", "roc_auc", "average_precision", "precision", "recall", "f1"),
+    *("sensitivity", "specificity", "ppv", "npv", "ece", "log_loss"),
+)
+"""Measures whose mean and standard deviation over the folds are given."""
 
 
 def train(settings: TrainSettings) -> RunDirectory:
-    """Train one network and write its run directory.
+    """Train one network, or one per fold, and write the run directory.
 
     Raises:
-        ConfigurationError: task, network, data or output directory do not fit.
+        ConfigurationError: task, network, data, device or output directory do not fit.
+        FitError: fitting came to nothing.
     """
-    if settings.task not in LABELS:
-        raise ConfigurationError(f"task {settings.task}: not trainable yet; known are {', '.join(LABELS)}")
-    network_entry(settings.network)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    folders = read_class_folders(
+    settings, plan = _decided(settings)
+    choose_accelerator(settings)
+    # Thrown away: that weights cannot be had is to be known before a thousand images were read.
+    starting_network(settings, plan, network_entry(settings.network), len(classes_of(settings.task)))
+    run = RunDirectory.create(settings.output_dir)
+    try:
+        images = _read(settings)
+        splits = _splits(settings, images)
+    except ConfigurationError:
+        run.path.rmdir()  # empty as yet; so that the same command can be given again
+        raise
+    run.write_settings(settings)
+    if settings.kfold is not None:
+        return _cross_validate(settings, images, splits, run)
+    return _run_once(settings, images, splits[0], run)
+
+
+def resume(path: Path, changes: dict[str, Any]) -> RunDirectory:
+    """Go on with a run that was interrupted, after its last whole epoch, as if it had not been.
+
+    Args:
+        path: of the run directory, or of one of cross-validation.
+        changes: settings by name, of those that may change.
+
+    Raises:
+        ConfigurationError: it is finished, was never begun, its images changed, or another setting is to change.
+    """
+    run = RunDirectory(path)
+    forbidden = sorted(set(changes) - MAY_CHANGE_ON_RESUME)
+    if forbidden:
+        options = ", ".join("--" + name.replace("_", "-") for name in forbidden)
+        raise ConfigurationError(f"{options}: cannot change in a resumed run")
+    try:
+        settings = TrainSettings(**{**run.read_settings().model_dump(), **changes, "output_dir": path})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    choose_accelerator(settings)
+    if settings.kfold is not None:
+        images = _read(settings)
+        return _cross_validate(settings, images, _splits(settings, images), run)
+    return _resume_once(settings, run)
+
+
+def _resume_once(settings: TrainSettings, run: RunDirectory) -> RunDirectory:
+    if run.is_finished:
+        raise ConfigurationError(f"{run.path}: finished already")
+    sides = {side: run.read_images(side, settings.data_dir) for side in ("train", "validation")}
+    reached = "its last epoch" if (run.checkpoints / LAST_CHECKPOINT).is_file() else "the start"
+    CONSOLE.print(f"{run.path}: going on after {reached}")
+    return _fit_and_measure(settings, Split(**sides), run)
+
+
+def _decided(settings: TrainSettings) -> tuple[TrainSettings, Plan]:
+    classes_of(settings.task)
+    plan = plan_of(settings, network_entry(settings.network))
+    return with_plan(settings, plan), plan
+
+
+def _read(settings: TrainSettings) -> LabelledImages:
+    images = read_labelled(
         settings.data_dir,
-        LABELS[settings.task],
+        classes_of(settings.task),
+        format=settings.format,
+        labels_csv=settings.labels_csv,
+        split=settings.split,
         limit=settings.limit,
         progress=lambda files: track(files, len(files), "reading images"),
     )
-    split = split_by_person(folders.images, settings.val_fraction, settings.seed)
-    run = RunDirectory.create(settings.output_dir)
-    run.write_json("config.json", settings.model_dump(mode="json"))
-    run.write_data(folders, split)
-    _say_data(folders, split)
-    fitted = _fit(settings, split, run)
-    _calibrate_and_measure(settings, split, fitted, run)
+    if images.unreadable:
+        CONSOLE.print(f"{len(images.unreadable)} unreadable files left out, e.g. {images.unreadable[0]}")
+    return images
+
+
+def _splits(settings: TrainSettings, images: LabelledImages) -> list[Split]:
+    if settings.kfold is None:
+        return [split_by_person(images.images, settings.val_fraction, settings.seed)]
+    return kfold_by_person(images.images, settings.kfold, settings.seed)
+
+
+def _run_once(
+    settings: TrainSettings, images: LabelledImages, split: Split, run: RunDirectory, fold: dict[str, int] | None = None
+) -> RunDirectory:
+    part = fold if fold is not None else {"validation_fraction": settings.val_fraction}
+    run.write_data(images, split, {"by": "person", "seed": settings.seed, **part})
+    for name, side in (("train", split.train), ("validation", split.validation)):
+        CONSOLE.print(f"{name}: {_counted(side, images.labels)}")
+    return _fit_and_measure(settings, split, run)
+
+
+def _fit_and_measure(settings: TrainSettings, split: Split, run: RunDirectory) -> RunDirectory:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    settings, plan = _decided(settings)
+    entry = network_entry(settings.network)
+    labels = classes_of(settings.task)
+    cache = None
+    if settings.cache_mb:
+        cache = InputCache((*split.train, *split.validation), plan.input_spec, settings.cache_mb * 1024**2)
+    best = fit(settings, plan, entry, split, run, classes=len(labels), cache=cache)
+    run.write_weights(best.weights)
+    network = entry.build(len(labels), False)
+    load_weights(network, best.weights, run.path)
+    model = Model(entry, network)
+    answers = {
+        view: predict(
+            model,
+            validation_loader(
+                split.validation,
+                plan.input_spec,
+                shifted=view != VALIDATION,
+                seed=settings.seed,
+                batch_size=plan.batch_size,
+                workers=settings.num_workers,
+                cache=cache,
+            ),
+        )
+        for view in VIEWS
+    }
+    _calibrate_and_measure(split.validation, labels, best, answers, run)
     CONSOLE.print(f"run directory: {run.path}")
     return run
 
 
-def _fit(settings: TrainSettings, split: Split, run: RunDirectory) -> Fitted:
-    def report(record: EpochRecord, best: Weights | None) -> None:
-        run.log(record_as_dict(record))
-        if best is not None:
-            run.write_weights(best)  # at once, so that an interrupted run is not lost
-        CONSOLE.print(
-            f"epoch {record.epoch}: train loss {record.train_loss:.4f}, "
-            f"validation loss {record.validation_loss:.4f} AUC {record.validation_roc_auc:.4f}, "
-            f"perturbed loss {record.perturbed_loss:.4f} AUC {record.perturbed_roc_auc:.4f}, "
-            f"{record.seconds:.0f} s{' *' if best is not None else ''}"
-        )
-
-    def progress(batches: DataLoader[Batch], what: str) -> Iterator[Batch]:
-        return track(batches, len(batches), what)
-
-    return fit(settings, split, len(LABELS[settings.task]), progress=progress, report=report)
-
-
-def _calibrate_and_measure(settings: TrainSettings, split: Split, fitted: Fitted, run: RunDirectory) -> None:
-    entry = network_entry(settings.network)
-    network = entry.build(len(LABELS[settings.task]), False)
-    network.load_state_dict(fitted.weights)
-    model = Model(entry, network)
-    answers = {
-        name: predict(model, validation_loader(settings, split.validation, perturbed=perturbed))
-        for name, perturbed in (("validation", False), ("validation_perturbed", True))
-    }
-    # Both together: the plain ones are what this hospital sends, the perturbed ones stand for the next.
+def _calibrate_and_measure(
+    images: Sequence[LabelledImage],
+    labels: tuple[str, str],
+    best: Best,
+    answers: dict[str, tuple[Labels, Floats]],
+    run: RunDirectory,
+) -> None:
+    # Both together: the plain ones are what this hospital sends, the shifted ones stand for the next.
     label, logits = (np.concatenate(parts) for parts in zip(*answers.values(), strict=True))
     temperature = fit_temperature(label, logits)
     threshold = choose_threshold(label, positive_probability(logits, temperature))
-    run.write_json("calibration.json", asdict(Calibration(temperature, threshold, fitted.best_epoch)))
-    for name, (label, logits) in answers.items():
-        metrics = binary_metrics(label, positive_probability(logits, temperature), threshold)
-        run.write_json(f"metrics_{name}.json", metrics)
-        CONSOLE.print(describe(name, metrics))
+    run.write_json("calibration.json", asdict(Calibration(temperature, threshold, best.epoch)))
+    persons = [image.person for image in images]
+    for view, (label, logits) in answers.items():
+        probability = positive_probability(logits, temperature)
+        run.write_predictions(view, images, labels, probability)
+        metrics = classification_metrics(label, probability, threshold, labels=labels, groups=persons)
+        run.write_json(f"metrics_{view}.json", metrics)
+        CONSOLE.print(describe(view, metrics))
+
+
+def _cross_validate(
+    settings: TrainSettings, images: LabelledImages, splits: Sequence[Split], run: RunDirectory
+) -> RunDirectory:
+    """Fit the chosen folds, each in a run directory of its own; finished ones stand."""
+    runs = []
+    for fold in settings.chosen_folds:
+        fold_run = RunDirectory(run.path / f"fold-{fold}")
+        runs.append(fold_run)
+        if fold_run.is_finished:
+            continue
+        CONSOLE.print(f"fold {fold} of {settings.kfold}")
+        own = settings.model_copy(update={"kfold": None, "folds": None, "output_dir": fold_run.path})
+        if (fold_run.path / "data.json").is_file():
+            _resume_once(own, fold_run)
+            continue
+        fold_run.path.mkdir(exist_ok=True)
+        fold_run.write_settings(own)
+        _run_once(own, images, splits[fold], fold_run, {"fold": fold, "folds": len(splits)})
+    summary = summarise(runs, settings.chosen_folds, len(splits), classes_of(settings.task))
+    run.write_json(KFOLD_FILE, summary)
+    for view in VIEWS:
+        CONSOLE.print(describe(f"{view}, all folds", summary["splits"][view]["pooled"]))
+    return run
+
+
+def summarise(runs: Sequence[RunDirectory], folds: Sequence[int], of: int, labels: tuple[str, str]) -> dict[str, Any]:
+    """Join the measures of folds.
+
+    Returns:
+        ``{"folds": [0, ...], "of": 5, "splits": {<split>: {"mean": ..., "standard_deviation": ..., "per_fold": [...],
+        "pooled": ...}}}``. ``pooled`` are the measures, with intervals, of every held-out answer together, each by the
+        network that did not see the person; its threshold is the mean of the folds'. The standard deviation is the
+        sample's (n - 1), None of one fold.
+    """
+    splits: dict[str, Any] = {}
+    threshold = float(np.mean([run.read_calibration().threshold for run in runs]))
+    for view in VIEWS:
+        measured = [run.read_json(f"metrics_{view}.json") for run in runs]
+        predictions = [prediction for run in runs for prediction in run.read_predictions(view)]
+        values = {name: [metrics[name] for metrics in measured if metrics[name] is not None] for name in HEADLINES}
+        splits[view] = {
+            "mean": {name: _rounded(np.mean(each)) if each else None for name, each in values.items()},
+            "standard_deviation": {
+                name: _rounded(np.std(each, ddof=1)) if len(each) > 1 else None for name, each in values.items()
+            },
+            "per_fold": [{"fold": fold, **metrics} for fold, metrics in zip(folds, measured, strict=True)],
+            "pooled": classification_metrics(
+                np.array([labels.index(prediction.label) for prediction in predictions]),
+                np.array([prediction.probability for prediction in predictions]),
+                threshold,
+                labels=labels,
+                groups=[prediction.person for prediction in predictions],
+            ),
+        }
+    return {"folds": list(folds), "of": of, "splits": splits}
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)
 
 
 def describe(name: str, metrics: dict[str, Any]) -> str:
     """Give the line that a person reads about one split."""
     shares = ("accuracy", "roc_auc", "sensitivity", "specificity")
-    figures = ", ".join(f"{share} {metrics[share]:.4f}" for share in shares)
+    figures = ", ".join(f"{share} {_figure(metrics[share])}" for share in shares)
     return f"{name} (n={metrics['n']}): {figures}, threshold {metrics['threshold']}"
 
 
-def _say_data(folders: ClassFolders, split: Split) -> None:
-    for name, images in (("train", split.train), ("validation", split.validation)):
-        persons = len({image.person for image in images})
-        classes = ", ".join(
-            f"{sum(image.label == index for image in images)} {label}" for index, label in enumerate(folders.labels)
-        )
-        CONSOLE.print(f"{name}: {len(images)} images of {persons} persons ({classes})")
-    if folders.unreadable:
-        CONSOLE.print(f"{len(folders.unreadable)} unreadable files left out, e.g. {folders.unreadable[0]}")
+def _figure(share: float | None) -> str:
+    return "-" if share is None else f"{share:.4f}"
+
+
+def _counted(images: Sequence[LabelledImage], labels: Sequence[str]) -> str:
+    persons = len({image.person for image in images})
+    classes = ", ".join(
+        f"{sum(image.label == index for image in images)} {label}" for index, label in enumerate(labels)
+    )
+    return f"{len(images)} images of {persons} persons ({classes})"

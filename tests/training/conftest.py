@@ -28,3 +28,36 @@ def write_class_folders(directory: Path, per_class: int, seed: int = 0) -> Path:
 def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve images per class."""
     return write_class_folders(tmp_path_factory.mktemp("data") / "set", 12)
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a network of two convolutions, in the table of networks for one test."""
+    from torch import nn
+
+    from models.networks.network import Backbone, PooledNetwork, Step
+    from models.networks.recipe import Recipe
+    from models.networks.table import NETWORKS, NetworkEntry
+
+    class TinyBackbone(Backbone):
+        channels = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+            self.second = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
+
+        def steps(self) -> list[Step]:
+            return [self.first, self.second]
+
+    entry = NetworkEntry(
+        name="tiny",
+        make=lambda classes, _: PooledNetwork(TinyBackbone(), classes, dropout=0.1),
+        make_backbone=lambda _: TinyBackbone(),
+        published=None,
+        recipe=Recipe(lr=0.02, batch_size=4, epochs_scratch=6, scheduler="one_cycle"),
+        category=frozenset(),
+        image_size=40,
+    )
+    monkeypatch.setitem(NETWORKS, "tiny", entry)
+    return "tiny"

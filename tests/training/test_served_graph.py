@@ -125,6 +125,16 @@ def test_a_weight_beyond_half_precision_is_refused(graph: ModelProto) -> None:
         store_in_half_precision(broken)
 
 
+class CountsImages(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flatten(1).sum(dim=1) + len(image)
+
+
+def test_a_network_that_fixes_the_batch_size_is_refused() -> None:
+    with pytest.raises(ExportError, match="number of images"):
+        export_onnx(CountsImages(), SPEC, ("sum",))
+
+
 def test_the_graph_is_lean_and_tells_nothing_of_its_builder(graph: ModelProto) -> None:
     kinds = {node.op_type for node in graph.graph.node}
     assert not kinds & {"BatchNormalization", "Pad", "Dropout", "Identity"}

@@ -1,23 +1,22 @@
-"""Class folders: ``<directory>/<CLASS>/*.{png,jpg,jpeg}``, and their split by person.
+"""Class folders: ``<directory>/<CLASS>/*``, or ``<directory>/<split>/<CLASS>/*`` where the set is split already.
 
-Persons are read from the file names of the public paediatric pneumonia set; a name that is not of that form is its
-own person. Two images of one person, or two files with the same pixels, never stand on both sides of a split.
+Persons come from ``<directory>/persons.csv`` (columns ``file`` and ``person``) where there is one, else from the file
+names of the public paediatric pneumonia set, else from the DICOM header. A file of which nothing is known is its own
+person. Names of folders are compared without regard to case.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
+from models.errors import ConfigurationError
+from training.datasets.listing import Format, ListedFile, Listing, read_table, same_split
+from training.datasets.reading import READABLE_SUFFIXES
 
-from models.errors import ConfigurationError, Unprocessable
-from models.pixels.image_files import IMAGE_SUFFIXES, read_image_file
+PERSONS_FILE: Final = "persons.csv"
 
 _PERSON_PATTERNS: Final = (
     re.compile(r"^(person\d+)_(?:bacteria|virus)_"),  # person123_bacteria_4.jpeg
@@ -25,161 +24,77 @@ _PERSON_PATTERNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledImage:
-    """One readable image of a class folder.
-
-    Attributes:
-        path: of the file.
-        label: index into the class names.
-        person: identity of the person within this set.
-        pixels_sha256: hex digest of its pixels, see `pixels_sha256`.
-    """
-
-    path: Path
-    label: int
-    person: str
-    pixels_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClassFolders:
-    """What a directory of class folders holds.
-
-    Attributes:
-        labels: class names, in the order that was asked for.
-        images: readable images, sorted by path.
-        unreadable: files that could not be read; they are in no split.
-    """
-
-    labels: tuple[str, ...]
-    images: tuple[LabelledImage, ...]
-    unreadable: tuple[Path, ...]
-
-    @property
-    def digest(self) -> str:
-        """Hash of every image's pixels and label: says which data a network was trained on, wherever it lay."""
-        lines = sorted(f"{image.pixels_sha256} {self.labels[image.label]}" for image in self.images)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Two sides of a set that share no person and no image."""
-
-    train: tuple[LabelledImage, ...]
-    validation: tuple[LabelledImage, ...]
-
-
-def person_of(file_name: str) -> str:
-    """Give the person id that a file name carries, or the name's stem."""
+def person_of(file_name: str) -> str | None:
+    """Give the person id that a file name carries, None where it is of no form that we know."""
     for pattern in _PERSON_PATTERNS:
         match = pattern.match(file_name)
         if match:
             return match.group(1)
-    return Path(file_name).stem
+    return None
 
 
-def read_class_folders(
-    directory: Path,
-    labels: tuple[str, ...],
-    *,
-    limit: int | None = None,
-    progress: Callable[[list[tuple[Path, int]]], Iterable[tuple[Path, int]]] = list,
-) -> ClassFolders:
-    """Read every image once: which are readable, whose they are, and the hash of their pixels.
+def has_class_folders(data_dir: Path, labels: tuple[str, ...]) -> bool:
+    """Say whether a folder of any class lies in the directory or in a directory of it."""
+    return bool(_bases(data_dir, labels))
+
+
+def list_class_folders(data_dir: Path, labels: tuple[str, ...], split: str | None) -> Listing:
+    """List the images of class folders.
 
     Args:
-        directory: with one folder per label.
+        data_dir: with one folder per label, or with one directory per split that has them.
         labels: folder names in the order of the network's outputs.
-        limit: at most this many images per class, spread evenly over the sorted names.
-        progress: wraps the list of files while it is walked.
+        split: see `training.datasets.labelled.read_labelled`.
 
     Raises:
-        ConfigurationError: a folder is missing or holds no readable image.
+        ConfigurationError: a class folder or the split is missing, or ``persons.csv`` cannot be used.
     """
-    files = [(path, index) for index, label in enumerate(labels) for path in _files_of(directory / label, limit)]
-    images: list[LabelledImage] = []
-    unreadable: list[Path] = []
-    for path, label in progress(files):
-        try:
-            digest = pixels_sha256(path)
-        except (Unprocessable, OSError):
-            unreadable.append(path)
-            continue
-        images.append(LabelledImage(path, label, person_of(path.name), digest))
-    counts = Counter(image.label for image in images)
-    for index, name in enumerate(labels):
-        if not counts[index]:
-            raise ConfigurationError(f"{directory / name}: no readable image")
-    return ClassFolders(labels, tuple(images), tuple(unreadable))
+    bases = _bases(data_dir, labels) or {"": data_dir}
+    chosen = {name: base for name, base in bases.items() if not name or same_split(name, split)}
+    if not chosen:
+        raise ConfigurationError(f"{data_dir}: no split {split}; there are {', '.join(sorted(bases))}")
+    persons = _read_persons(data_dir)
+    files = []
+    for name, base in chosen.items():
+        for index, label in enumerate(labels):
+            folder = _folder(base, label)
+            if folder is None:
+                raise ConfigurationError(f"{base / label}: no such class folder")
+            files += [_listed(path, data_dir, index, name, persons) for path in _images_in(folder)]
+    return Listing(Format.CLASS_FOLDERS, tuple(sorted(files, key=lambda file: file.source)))
 
 
-def _files_of(folder: Path, limit: int | None) -> list[Path]:
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: no such class folder")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if limit is None or limit >= len(files):
-        return files
-    return [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
+def _bases(data_dir: Path, labels: tuple[str, ...]) -> dict[str, Path]:
+    """Give the directories that hold class folders by split; the set's own directory, as "", before all others."""
+    if any(_folder(data_dir, label) for label in labels):
+        return {"": data_dir}
+    directories = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return {path.name: path for path in directories if any(_folder(path, label) for label in labels)}
 
 
-def pixels_sha256(path: Path) -> str:
-    """Give the hex digest of an image file's shape, type and gray values.
-
-    Raises:
-        Unprocessable, OSError: it cannot be read.
-    """
-    stored = read_image_file(path).stored
-    return hashlib.sha256(f"{stored.shape} {stored.dtype}".encode() + stored.tobytes()).hexdigest()
+def _folder(base: Path, label: str) -> Path | None:
+    for name in (label, label.upper(), label.lower(), label.capitalize()):
+        if (base / name).is_dir():
+            return base / name
+    return None
 
 
-def split_by_person(images: tuple[LabelledImage, ...], validation_fraction: float, seed: int) -> Split:
-    """Hold out whole persons, the same fraction of images of each class.
-
-    Raises:
-        ConfigurationError: a class has too few persons to stand on both sides.
-    """
-    validation: set[int] = set()
-    by_label: dict[int, list[list[int]]] = defaultdict(list)
-    for group in _connected(images):
-        # A person with images of several classes is counted where most of them are.
-        label = Counter(images[i].label for i in group).most_common(1)[0][0]
-        by_label[label].append(group)
-    random = np.random.default_rng(seed)
-    for label in sorted(by_label):
-        groups = by_label[label]
-        if len(groups) < 2:
-            raise ConfigurationError(f"class {label}: a split by person needs at least two persons")
-        random.shuffle(groups)
-        wanted = max(1.0, validation_fraction * sum(map(len, groups)))
-        held = 0
-        for group in groups[:-1]:
-            if held >= wanted:
-                break
-            validation.update(group)
-            held += len(group)
-    return Split(
-        train=tuple(image for i, image in enumerate(images) if i not in validation),
-        validation=tuple(image for i, image in enumerate(images) if i in validation),
-    )
+def _images_in(folder: Path) -> list[Path]:
+    # Copying from a Mac leaves "._name.jpeg" beside each file, which is no image.
+    return [p for p in folder.iterdir() if p.suffix.lower() in READABLE_SUFFIXES and not p.name.startswith(".")]
 
 
-def _connected(images: tuple[LabelledImage, ...]) -> list[list[int]]:
-    """Group images that share a person or their pixels, directly or through others."""
-    parent = list(range(len(images)))
+def _listed(path: Path, data_dir: Path, label: int, split: str, persons: Mapping[str, str]) -> ListedFile:
+    source = path.relative_to(data_dir).as_posix()
+    person = persons.get(source) or persons.get(path.name) or person_of(path.name)
+    return ListedFile(path, label, person, source, split)
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    first_with: dict[str, int] = {}
-    for i, image in enumerate(images):
-        for key in (f"person {image.person}", f"pixels {image.pixels_sha256}"):
-            parent[root(i)] = root(first_with.setdefault(key, i))
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i in range(len(images)):
-        groups[root(i)].append(i)
-    return list(groups.values())
+def _read_persons(data_dir: Path) -> dict[str, str]:
+    path = data_dir / PERSONS_FILE
+    if not path.is_file():
+        return {}
+    rows = read_table(path)
+    if not {"file", "person"} <= set(rows[0]):
+        raise ConfigurationError(f"{path}: needs the columns file and person")
+    return {row["file"].replace("\\", "/"): row["person"] for row in rows if row.get("file") and row.get("person")}

@@ -1,0 +1,109 @@
+"""``python -m training evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from models.errors import ConfigurationError
+from models.settings import Settings, load
+from models.tasks import Task
+from training.commands.command import Command
+
+_EPILOG: Final = """example:
+  python -m training evaluate --task pneumonia --version active --data-dir chest_xray --split test \\
+      --output-dir evaluation/shipped
+
+Runs the engine that serves this version, on every image of the split. The data directory is DIR/<split>/<CLASS>/* or
+DIR/<CLASS>/*, an NIH set or a DICOM folder with a CSV file. With --checkpoint RUN the fitted network of a run is
+evaluated instead, and its Grad-CAM is compared with the grad-cam package's:
+
+  python -m training evaluate --checkpoint runs/pneumonia-1 --data-dir chest_xray --split test \\
+      --output-dir evaluation/pneumonia-1 --cam-method gradcam++"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    subject = parser.add_argument_group("what is evaluated")
+    tasks = "{" + ",".join((Task.PNEUMONIA, Task.NORMALITY)) + "}"
+    subject.add_argument("--task", type=_task, metavar=tasks, help="default pneumonia, or the run's")
+    subject.add_argument("--version", metavar="NAME", help="a version of the store, or active (default)")
+    subject.add_argument("--store", type=Path, metavar="DIR", help="model store; default RADSTREAM_MODEL_STORE")
+    subject.add_argument(
+        "--checkpoint", type=Path, metavar="RUN", help="run directory of `train`, or one of its .ckpt files"
+    )
+    data = parser.add_argument_group("on what")
+    data.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="directory of the labelled images")
+    data.add_argument("--split", default="test", metavar="NAME", help="split to evaluate on; default test")
+    data.add_argument("--format", default="auto", metavar="NAME", help="auto, class-folders, nih-csv or dicom-csv")
+    data.add_argument("--labels-csv", type=Path, metavar="FILE", help="table of labels, if not found by its usual name")
+    data.add_argument("--limit", type=_count, metavar="N", help="at most this many images per class (for trials)")
+    output = parser.add_argument_group("what is written")
+    output.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="where the files go")
+    output.add_argument("--samples", type=_count, default=20, metavar="N", help="Grad-CAM pictures; default 20")
+    output.add_argument(
+        "--bootstrap", type=_count, default=1000, metavar="N", help="replicates of the intervals; default 1000, 0 none"
+    )
+    output.add_argument(
+        "--cam-method",
+        metavar="NAME",
+        help="with --checkpoint: gradcam, gradcam++, integrated-gradients or another; default the map in the graph",
+    )
+    output.add_argument("--cam-layer", metavar="NAME", help="with --checkpoint: module to explain, e.g. layer4.1.conv2")
+    computing = parser.add_argument_group("how")
+    computing.add_argument("--batch-size", type=_count, default=16, metavar="N", help="default 16")
+    computing.add_argument("--num-workers", type=_count, default=0, metavar="N", help="processes that read images")
+    computing.add_argument("--threads", type=_count, metavar="N", help="threads of the arithmetic; default all cores")
+
+
+def _task(text: str) -> Task:
+    try:
+        return Task(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"unknown task {text}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0")
+    return int(text)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.checkpoint is None and (arguments.cam_method or arguments.cam_layer):
+        raise ConfigurationError("--cam-method and --cam-layer need --checkpoint: an engine has no gradients")
+    if arguments.checkpoint is not None and arguments.version is not None:
+        raise ConfigurationError("give --version or --checkpoint, not both")
+    for name in ("limit", "batch_size", "threads"):
+        if getattr(arguments, name) == 0:
+            raise ConfigurationError(f"--{name.replace('_', '-')}: at least 1")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    store = arguments.store or load(Settings).model_store
+    from training.evaluate import EvaluationRequest, evaluate, say
+    from training.subjects import ACTIVE, EngineSubject, Subject
+
+    subject: Subject
+    if arguments.checkpoint is None:
+        version = arguments.version or ACTIVE
+        subject = EngineSubject.open(store, arguments.task or Task.PNEUMONIA, version, threads=arguments.threads)
+    else:
+        from training.checkpoint_subject import CheckpointSubject
+
+        subject = CheckpointSubject(
+            arguments.checkpoint, method=arguments.cam_method, layer=arguments.cam_layer, threads=arguments.threads
+        )
+        if arguments.task not in (None, subject.task):
+            raise ConfigurationError(f"{arguments.checkpoint}: is a run of task {subject.task}, not {arguments.task}")
+    given = ("data_dir", "split", "output_dir", "format", "labels_csv", "limit", "samples", "bootstrap")
+    request = EvaluationRequest(**{name: getattr(arguments, name) for name in (*given, "batch_size", "num_workers")})
+    evaluation = evaluate(subject, request)
+    say(evaluation)
+    print(request.output_dir / f"metrics_{request.split}.json")
+
+
+EVALUATE: Final = Command(
+    "evaluate", "measure a version or a checkpoint on labelled images", _EPILOG, _add_options, _run
+)
