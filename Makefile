@@ -3,7 +3,7 @@
 # make test    everything that must hold, as CI runs it
 # make lint    format check, lint, types, import floors
 # make format  put the code in shape
-# make bench   speed, as ratios to DCMTK and Orthanc
+# make bench   speed, as ratios to DCMTK, Orthanc and PyTorch
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +47,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.ingest $(ARGS)
 	$(BIN)/python -m tests.benchmarks.feed $(ARGS)
+	$(BIN)/python -m tests.benchmarks.engines
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-output

@@ -34,9 +34,10 @@ from training.model_card import model_card
 from training.onnx_file import ExportError, export_onnx, store_in_half_precision
 from training.plots import draw_calibration, draw_confusion_matrix, draw_pr_curve, draw_roc_curve
 from training.progress import track
+from training.report import without_paths
 from training.run import RunDirectory
 from training.served import OUTPUT_NAMES, ServedNetwork
-from training.settings import TrainSettings, field_types
+from training.settings import TrainSettings
 
 _PARITY_IMAGES: Final = 64
 
@@ -211,7 +212,7 @@ def _answers(engine: Engine, batches: Iterable[Batch]) -> tuple[Labels, Floats]:
 
 def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: Mapping[str, Any]) -> None:
     documents = {
-        "settings.json": _without_paths(run.read_json("config.json")),
+        "settings.json": without_paths(run.read_json("config.json")),
         "calibration.json": run.read_json("calibration.json"),
         "metrics.json": manifest.metrics,
         "parity.json": parity,
@@ -220,9 +221,3 @@ def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: M
         (report / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (report / "epochs.jsonl").write_text((run.path / "log.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
     (report / "model_card.md").write_text(model_card(manifest), encoding="utf-8")
-
-
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where things lay on the training machine."""
-    paths = {name for name, field in TrainSettings.model_fields.items() if Path in field_types(field.annotation)}
-    return {name: value for name, value in config.items() if name not in paths}

@@ -194,6 +194,14 @@ class RunDirectory:
             images.append(LabelledImage(path, label, row["person"], found, row["file"]))
         return tuple(images)
 
+    def seen_images(self) -> frozenset[str]:
+        """Give the pixel hashes of the images that the network was trained on.
+
+        Raises:
+            ConfigurationError: this is no run directory.
+        """
+        return frozenset(row["pixels_sha256"] for row in self.read_json("data.json")["images"]["train"])
+
     def read_calibration(self) -> Calibration:
         """Read temperature and threshold."""
         return Calibration(**self.read_json("calibration.json"))

@@ -60,6 +60,7 @@ def train(settings: TrainSettings) -> RunDirectory:
     try:
         images = _read(settings)
         splits = _splits(settings, images)
+        _check_unseen(settings, splits)
     except ConfigurationError:
         run.path.rmdir()  # empty as yet; so that the same command can be given again
         raise
@@ -130,6 +131,19 @@ def _splits(settings: TrainSettings, images: LabelledImages) -> list[Split]:
     if settings.kfold is None:
         return [split_by_person(images.images, settings.val_fraction, settings.seed)]
     return kfold_by_person(images.images, settings.kfold, settings.seed)
+
+
+def _check_unseen(settings: TrainSettings, splits: Sequence[Split]) -> None:
+    """Refuse to validate on persons from whom the weights that the run starts with were learnt."""
+    if settings.init_from is None:
+        return
+    seen = RunDirectory(settings.init_from).seen_images()
+    again = {image.pixels_sha256 for split in splits for image in split.validation} & seen
+    if again:
+        raise ConfigurationError(
+            f"{settings.init_from}: was trained on {len(again)} of the images that would be held out; "
+            "give the --seed and --val-fraction of that run, so that the same persons are held out"
+        )
 
 
 def _run_once(

@@ -102,6 +102,22 @@ def test_a_foreign_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
         RunDirectory(checkpoint).load_network()
 
 
+def test_a_report_is_kept_without_weights_and_without_paths(run: Path, class_folders: Path, tmp_path: Path) -> None:
+    from training.results import results_of_store
+
+    arguments = ["export", "--run", str(run), "--version", "first", "--store", str(tmp_path), "--report-only"]
+    assert main(arguments) == 0
+    report = tmp_path / "pneumonia" / "reports" / "first"
+    assert sum(path.stat().st_size for path in report.iterdir()) < 20_000
+    assert not any(str(place) in path.read_text() for path in report.iterdir() for place in (class_folders, run))
+    results = {result.split: result for result in results_of_store(tmp_path)}
+    assert set(results) == {"validation", "validation_shifted"}
+    assert results["validation"].metrics == json.loads((run / "metrics_validation.json").read_text())
+    assert (results["validation"].network, results["validation"].epochs) == ("efficientnet_lite0", 3)
+    assert ModelStore(tmp_path).versions(Task.PNEUMONIA) == ()
+    assert main(arguments) == 2
+
+
 @pytest.mark.usefixtures("quick_export")
 def test_export_publishes_a_version_that_the_engine_serves(
     run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -192,6 +208,15 @@ def test_a_wrong_argument_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_start_from_weights_that_know_its_held_out_persons(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = train_arguments(class_folders, tmp_path / "run")
+    assert main([*arguments, "--init-from", str(run), "--seed", "4"]) == 2
+    assert "that would be held out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,113 @@
+"""How fast the engines of a model store are, all outputs included, beside the same network in plain PyTorch.
+
+Every version that serves is loaded as a worker loads it and fed random images of its input size; PyTorch runs the
+network of that name with softmax and Grad-CAM (weights do not matter for the time), in channels-last memory and
+inference mode. Both get the same threads and take turns, and the best round of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from models.engines.providers import load_engine
+from models.networks.table import network_entry
+from models.settings import Settings, load
+from models.store.store import ModelStore, open_version
+from models.tasks import Task
+from training.served import ServedNetwork
+
+BATCHES = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images per second of one version at one batch size."""
+
+    version: str
+    batch: int
+    engine: float
+    pytorch: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 1 when no version serves."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.engines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, metavar="DIR", help="model store; default the shipped one")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the arithmetic (default all cores)")
+    parser.add_argument("--rounds", type=int, default=5, help="the best of so many rounds counts (default 5)")
+    parser.add_argument("--images", type=int, default=64, help="images per round (default 64)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here too")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    store = ModelStore(options.store or load(Settings).model_store)
+    serving = [store.root / task / name for task in Task if (name := store.active(task)) is not None]
+    cells = [cell for directory in serving for cell in measure(directory, options)]
+    console = Console()
+    if not cells:
+        console.print(f"{store.root}: no version serves")
+        return 1
+    table = Table(
+        "version", "batch", "engine, images/s", "PyTorch, images/s", "ratio", title=f"{options.threads} threads"
+    )
+    for cell in cells:
+        ratio = f"{cell.engine / cell.pytorch:.2f}"
+        table.add_row(cell.version, str(cell.batch), f"{cell.engine:.1f}", f"{cell.pytorch:.1f}", ratio)
+    console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    return 0
+
+
+def measure(directory: Path, options: argparse.Namespace) -> list[Cell]:
+    """Time one version at every batch size."""
+    version = open_version(directory)
+    manifest = version.manifest
+    engine = load_engine(version, threads=options.threads)
+    entry = network_entry(manifest.network)
+    network = ServedNetwork(entry, entry.build(len(manifest.labels), False), 1.0, 1).eval()
+    network.to(memory_format=torch.channels_last)
+    spec = manifest.input_spec
+    cells = []
+    for batch in BATCHES:
+        image = np.random.default_rng(0).random((batch, 1, spec.height, spec.width), dtype=np.float32)
+        tensor = torch.from_numpy(image)
+        count = max(1, options.images // batch)
+        best = [0.0, 0.0]
+        for _ in range(options.rounds):
+            for which, run in enumerate((lambda: engine.run(image), lambda: _inferred(network, tensor))):  # noqa: B023
+                best[which] = max(best[which], batch * count / _seconds(run, count))
+        cells.append(Cell(f"{manifest.task} {manifest.version}", batch, *best))
+    engine.close()
+    return cells
+
+
+def _inferred(network: ServedNetwork, image: torch.Tensor) -> object:
+    with torch.inference_mode():
+        return network(image)
+
+
+def _seconds(run: Callable[[], object], count: int) -> float:
+    run()
+    began = time.perf_counter()
+    for _ in range(count):
+        run()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
