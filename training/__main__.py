@@ -10,6 +10,7 @@ import sys
 from typing import Final
 
 from models.errors import ConfigurationError, RadstreamError
+from training.commands.average import AVERAGE
 from training.commands.check_data import CHECK_DATA
 from training.commands.command import Command
 from training.commands.compare import COMPARE
@@ -18,7 +19,7 @@ from training.commands.export import EXPORT
 from training.commands.list_versions import LIST
 from training.commands.train import TRAIN
 
-COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, EVALUATE, COMPARE, EXPORT, LIST)
+COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, AVERAGE, EVALUATE, COMPARE, EXPORT, LIST)
 
 
 def main(argv: list[str] | None = None) -> int:

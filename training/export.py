@@ -34,7 +34,7 @@ from training.model_card import model_card
 from training.onnx_file import ExportError, export_onnx, store_in_half_precision
 from training.plots import draw_calibration, draw_confusion_matrix, draw_pr_curve, draw_roc_curve
 from training.progress import track
-from training.report import without_paths
+from training.report import settings_of
 from training.run import RunDirectory
 from training.served import OUTPUT_NAMES, ServedNetwork
 from training.settings import TrainSettings
@@ -212,12 +212,13 @@ def _answers(engine: Engine, batches: Iterable[Batch]) -> tuple[Labels, Floats]:
 
 def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: Mapping[str, Any]) -> None:
     documents = {
-        "settings.json": without_paths(run.read_json("config.json")),
+        "settings.json": settings_of(run),
         "calibration.json": run.read_json("calibration.json"),
         "metrics.json": manifest.metrics,
         "parity.json": parity,
     }
     for name, document in documents.items():
         (report / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (report / "epochs.jsonl").write_text((run.path / "log.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    epochs = "".join(json.dumps(line) + "\n" for line in run.read_log())  # none, of an average of runs
+    (report / "epochs.jsonl").write_text(epochs, encoding="utf-8")
     (report / "model_card.md").write_text(model_card(manifest), encoding="utf-8")

@@ -23,11 +23,11 @@ from models.errors import ConfigurationError
 from models.store.store import ModelStore, open_version
 from models.tasks import Task
 from training.classes import CLASSES
+from training.run import KFOLD_FILE
 
 REPORTS_FOLDER: Final = "reports"
 """Of a task in a store: runs that were measured, without their weights."""
 
-_KFOLD_FILE: Final = "metrics_kfold.json"
 _PREFIX: Final = "metrics_"
 
 
@@ -82,7 +82,7 @@ def results_below(directory: Path) -> list[Result]:
     if not directory.is_dir():
         raise ConfigurationError(f"{directory}: no such directory")
     measured = sorted({path.parent for path in directory.rglob(f"{_PREFIX}*.json")})
-    validated = [path for path in measured if (path / _KFOLD_FILE).is_file()]
+    validated = [path for path in measured if (path / KFOLD_FILE).is_file()]
     results: list[Result] = []
     for path in measured:
         name = path.resolve().name if path == directory else path.relative_to(directory).as_posix()
@@ -109,7 +109,7 @@ def _of_directory(path: Path, name: str) -> Iterator[Result]:
 
 
 def _of_cross_validation(path: Path, name: str) -> Iterator[Result]:
-    document = read_object(path / _KFOLD_FILE)
+    document = read_object(path / KFOLD_FILE)
     config = path / "config.json"
     facts = read_object(config) if config.is_file() else {}
     folds = [path / f"fold-{fold}" for fold in document.get("folds", [])]

@@ -4,7 +4,7 @@
 
     config.json                   the settings of the run with every choice made, and what it ran on
     data.json                     digest and counts of the data, and every image of both sides of the split
-    log.jsonl                     one line per epoch
+    log.jsonl                     one line per epoch; none in an average of runs
     tensorboard/                  the same as curves, with pictures
     checkpoints/best.ckpt         best epoch (averaged weights in ``state_dict``), last.ckpt to resume from
     weights.pt                    state dict of the best epoch's network
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 
 BEST_CHECKPOINT: Final = "best.ckpt"
 LAST_CHECKPOINT: Final = "last.ckpt"
+KFOLD_FILE: Final = "metrics_kfold.json"
+"""Of a directory of cross-validation, whose runs are ``fold-0`` and so on below it."""
+AVERAGE_OF: Final = "average_of"
+"""Key of ``config.json`` in an average of runs: ``[{"run": path, "weight": share}, ...]``."""
+
+_BESIDE_SETTINGS: Final = ("environment", AVERAGE_OF)
+"""What else stands in ``config.json``."""
 
 _PACKAGES: Final = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "opencv-python-headless", "pydicom")
 _NETWORK_PREFIX: Final = "model.network."  # of its names in a checkpoint
@@ -56,12 +63,12 @@ class Calibration:
     Attributes:
         temperature: logits are divided by it.
         threshold: positive is ``probability >= threshold``.
-        best_epoch: from 1.
+        best_epoch: from 1; None of an average of runs.
     """
 
     temperature: float
     threshold: float
-    best_epoch: int
+    best_epoch: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +150,9 @@ class RunDirectory:
         lines = [json.dumps(line) + "\n" for line in self.read_log() if line["epoch"] <= epochs]
         (self.path / "log.jsonl").write_text("".join(lines), encoding="utf-8")
 
-    def write_settings(self, settings: TrainSettings) -> None:
-        """Write the settings, and on what they are carried out."""
-        self.write_json("config.json", {**settings.model_dump(mode="json"), "environment": environment()})
+    def write_settings(self, settings: TrainSettings, **beside: Any) -> None:
+        """Write the settings, and on what they are carried out; `beside` are further keys."""
+        self.write_json("config.json", {**settings.model_dump(mode="json"), **beside, "environment": environment()})
 
     def read_settings(self) -> TrainSettings:
         """Read the settings of the run.
@@ -154,7 +161,7 @@ class RunDirectory:
             ConfigurationError: they are not of this version of radstream.
         """
         document = self.read_json("config.json")
-        document.pop("environment", None)
+        document = {name: value for name, value in document.items() if name not in _BESIDE_SETTINGS}
         try:
             return TrainSettings(**document)
         except ValidationError as error:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -17,32 +15,18 @@ from training.classes import classes_of
 from training.datasets.labelled import LabelledImage, LabelledImages, read_labelled
 from training.datasets.radiographs import InputCache
 from training.datasets.splits import Split, kfold_by_person, split_by_person
-from training.evaluation import (
-    Floats,
-    Labels,
-    choose_threshold,
-    classification_metrics,
-    fit_temperature,
-    positive_probability,
-)
-from training.fit import Best, choose_accelerator, fit, starting_network
-from training.fitted import Model, predict
-from training.loaders import VALIDATION, VIEWS, validation_loader
+from training.fit import choose_accelerator, fit, starting_network
+from training.fitted import Model
+from training.folds import summarise_folds
+from training.measure import calibrate_and_measure
 from training.progress import CONSOLE, track
-from training.run import LAST_CHECKPOINT, Calibration, RunDirectory, load_weights
+from training.run import LAST_CHECKPOINT, RunDirectory, load_weights
 from training.settings import Plan, TrainSettings, plan_of, with_plan
 
 MAY_CHANGE_ON_RESUME: Final = frozenset(
     {"data_dir", "labels_csv", "num_workers", "threads", "cache_mb", "accelerator", "devices"}
 )
 """Settings that say where a run is carried out; the others say what it is."""
-
-KFOLD_FILE: Final = "metrics_kfold.json"
-HEADLINES: Final = (
-    *("accuracy", "roc_auc", "average_precision", "precision", "recall", "f1"),
-    *("sensitivity", "specificity", "ppv", "npv", "ece", "log_loss"),
-)
-"""Measures whose mean and standard deviation over the folds are given."""
 
 
 def train(settings: TrainSettings) -> RunDirectory:
@@ -169,46 +153,9 @@ def _fit_and_measure(settings: TrainSettings, split: Split, run: RunDirectory) -
     run.write_weights(best.weights)
     network = entry.build(len(labels), False)
     load_weights(network, best.weights, run.path)
-    model = Model(entry, network)
-    answers = {
-        view: predict(
-            model,
-            validation_loader(
-                split.validation,
-                plan.input_spec,
-                shifted=view != VALIDATION,
-                seed=settings.seed,
-                batch_size=plan.batch_size,
-                workers=settings.num_workers,
-                cache=cache,
-            ),
-        )
-        for view in VIEWS
-    }
-    _calibrate_and_measure(split.validation, labels, best, answers, run)
+    calibrate_and_measure(run, settings, plan, Model(entry, network), split.validation, best.epoch, cache)
     CONSOLE.print(f"run directory: {run.path}")
     return run
-
-
-def _calibrate_and_measure(
-    images: Sequence[LabelledImage],
-    labels: tuple[str, str],
-    best: Best,
-    answers: dict[str, tuple[Labels, Floats]],
-    run: RunDirectory,
-) -> None:
-    # Both together: the plain ones are what this hospital sends, the shifted ones stand for the next.
-    label, logits = (np.concatenate(parts) for parts in zip(*answers.values(), strict=True))
-    temperature = fit_temperature(label, logits)
-    threshold = choose_threshold(label, positive_probability(logits, temperature))
-    run.write_json("calibration.json", asdict(Calibration(temperature, threshold, best.epoch)))
-    persons = [image.person for image in images]
-    for view, (label, logits) in answers.items():
-        probability = positive_probability(logits, temperature)
-        run.write_predictions(view, images, labels, probability)
-        metrics = classification_metrics(label, probability, threshold, labels=labels, groups=persons)
-        run.write_json(f"metrics_{view}.json", metrics)
-        CONSOLE.print(describe(view, metrics))
 
 
 def _cross_validate(
@@ -229,58 +176,8 @@ def _cross_validate(
         fold_run.path.mkdir(exist_ok=True)
         fold_run.write_settings(own)
         _run_once(own, images, splits[fold], fold_run, {"fold": fold, "folds": len(splits)})
-    summary = summarise(runs, settings.chosen_folds, len(splits), classes_of(settings.task))
-    run.write_json(KFOLD_FILE, summary)
-    for view in VIEWS:
-        CONSOLE.print(describe(f"{view}, all folds", summary["splits"][view]["pooled"]))
+    summarise_folds(run, runs, settings)
     return run
-
-
-def summarise(runs: Sequence[RunDirectory], folds: Sequence[int], of: int, labels: tuple[str, str]) -> dict[str, Any]:
-    """Join the measures of folds.
-
-    Returns:
-        ``{"folds": [0, ...], "of": 5, "splits": {<split>: {"mean": ..., "standard_deviation": ..., "per_fold": [...],
-        "pooled": ...}}}``. ``pooled`` are the measures, with intervals, of every held-out answer together, each by the
-        network that did not see the person; its threshold is the mean of the folds'. The standard deviation is the
-        sample's (n - 1), None of one fold.
-    """
-    splits: dict[str, Any] = {}
-    threshold = float(np.mean([run.read_calibration().threshold for run in runs]))
-    for view in VIEWS:
-        measured = [run.read_json(f"metrics_{view}.json") for run in runs]
-        predictions = [prediction for run in runs for prediction in run.read_predictions(view)]
-        values = {name: [metrics[name] for metrics in measured if metrics[name] is not None] for name in HEADLINES}
-        splits[view] = {
-            "mean": {name: _rounded(np.mean(each)) if each else None for name, each in values.items()},
-            "standard_deviation": {
-                name: _rounded(np.std(each, ddof=1)) if len(each) > 1 else None for name, each in values.items()
-            },
-            "per_fold": [{"fold": fold, **metrics} for fold, metrics in zip(folds, measured, strict=True)],
-            "pooled": classification_metrics(
-                np.array([labels.index(prediction.label) for prediction in predictions]),
-                np.array([prediction.probability for prediction in predictions]),
-                threshold,
-                labels=labels,
-                groups=[prediction.person for prediction in predictions],
-            ),
-        }
-    return {"folds": list(folds), "of": of, "splits": splits}
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)
-
-
-def describe(name: str, metrics: dict[str, Any]) -> str:
-    """Give the line that a person reads about one split."""
-    shares = ("accuracy", "roc_auc", "sensitivity", "specificity")
-    figures = ", ".join(f"{share} {_figure(metrics[share])}" for share in shares)
-    return f"{name} (n={metrics['n']}): {figures}, threshold {metrics['threshold']}"
-
-
-def _figure(share: float | None) -> str:
-    return "-" if share is None else f"{share:.4f}"
 
 
 def _counted(images: Sequence[LabelledImage], labels: Sequence[str]) -> str:

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from models.networks.table import network_entry
 from training.__main__ import main
 from training.datasets.labelled import LabelledImage
+from training.folds import summarise
+from training.results import results_of_store
 from training.run import RunDirectory
 from training.settings import TrainSettings, plan_of, with_plan
-from training.train import summarise
 
 LABELS = ("NORMAL", "PNEUMONIA")
 
@@ -54,6 +56,14 @@ def test_folds_share_no_person_and_cover_everyone(tiny_network: str, class_folde
     assert figures["standard_deviation"]["roc_auc"] == pytest.approx(abs(each[0] - each[1]) / 2**0.5, abs=1e-6)
     assert figures["pooled"]["n"] == 24
     assert len(figures["pooled"]["intervals"]["roc_auc"]) == 2
+    assert cv2.imread(str(run / "calibration_validation_shifted.png")) is not None
+
+    store = tmp_path / "store"
+    assert main(["export", "--run", str(run), "--version", "folds", "--store", str(store), "--report-only"]) == 0
+    kept = {result.split: result for result in results_of_store(store)}
+    assert kept["validation"].metrics == figures["pooled"]
+    assert (kept["validation"].kind, kept["validation"].epochs) == ("cross-validation", 2)
+    assert not any(str(class_folders) in path.read_text() for path in store.rglob("*.json"))
 
 
 def test_cross_validation_goes_on_with_the_folds_that_lack(
