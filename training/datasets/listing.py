@@ -77,8 +77,12 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
     """Read a CSV file with a header line; names of columns and values come stripped, a byte-order mark is dropped.
+
+    Args:
+        path: of the file.
+        delimiter: between two values.
 
     Raises:
         ConfigurationError: it cannot be read, is not UTF-8, or has no row.
@@ -87,7 +91,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [
                 {(name or "").strip(): (value or "").strip() for name, value in row.items() if isinstance(value, str)}
-                for row in csv.DictReader(file)
+                for row in csv.DictReader(file, delimiter=delimiter)
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"{path}: cannot be read as a CSV file in UTF-8") from error
