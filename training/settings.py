@@ -35,7 +35,9 @@ class TrainSettings(FileSettings):
     task: Task = Field(Task.PNEUMONIA, description="what the network is to answer")
     data_dir: Path = Field(description="directory of the labelled images")
     output_dir: Path = Field(description="the run directory to make")
-    format: Literal["auto", "class-folders", "nih-csv", "dicom-csv"] = Field("auto", description="of the data")
+    format: Literal["auto", "class-folders", "nih-csv", "dicom-csv", "brixia"] = Field(
+        "auto", description="of the data"
+    )
     labels_csv: Path | None = Field(None, description="table of labels, if not found by its usual name")
     split: str = Field("train", description="split to learn from, where the data has splits")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="part of the persons held out for validation")

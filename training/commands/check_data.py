@@ -23,7 +23,8 @@ formats:
                  optionally DIR/persons.csv with the columns file, person
   nih-csv        Data_Entry_2017.csv of NIH ChestX-ray14 with the images anywhere below, and its lists of the splits
   dicom-csv      DICOM files anywhere below, and a CSV file with the columns file or sop_instance_uid, label, and
-                 optionally person, split"""
+                 optionally person, split
+  brixia         scores.csv with Brixia scores of adults: senior's sum to 1 is negative, from 6 positive"""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="decides the class names (default pneumonia)",
     )
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="directory of the set")
-    parser.add_argument("--format", default="auto", help="class-folders, nih-csv or dicom-csv (default: find out)")
+    parser.add_argument("--format", default="auto", help="one of those below (default: find out)")
     parser.add_argument("--labels-csv", type=Path, metavar="FILE", help="table of labels, where it lies elsewhere")
     parser.add_argument("--split", metavar="NAME", help="check this split alone (default: all, and across them)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images per class (for trials)")

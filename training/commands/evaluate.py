@@ -16,8 +16,8 @@ _EPILOG: Final = """example:
       --output-dir evaluation/shipped
 
 Runs the engine that serves this version, on every image of the split. The data directory is DIR/<split>/<CLASS>/* or
-DIR/<CLASS>/*, an NIH set or a DICOM folder with a CSV file. With --checkpoint RUN the fitted network of a run is
-evaluated instead, and its Grad-CAM is compared with the grad-cam package's:
+DIR/<CLASS>/*, an NIH set, a DICOM folder with a CSV file, or adults with Brixia scores. With --checkpoint RUN the
+fitted network of a run is evaluated instead, and its Grad-CAM is compared with the grad-cam package's:
 
   python -m training evaluate --checkpoint runs/pneumonia-1 --data-dir chest_xray --split test \\
       --output-dir evaluation/pneumonia-1 --cam-method gradcam++"""
@@ -35,7 +35,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("on what")
     data.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="directory of the labelled images")
     data.add_argument("--split", default="test", metavar="NAME", help="split to evaluate on; default test")
-    data.add_argument("--format", default="auto", metavar="NAME", help="auto, class-folders, nih-csv or dicom-csv")
+    data.add_argument(
+        "--format", default="auto", metavar="NAME", help="auto, class-folders, nih-csv, dicom-csv, brixia"
+    )
     data.add_argument("--labels-csv", type=Path, metavar="FILE", help="table of labels, if not found by its usual name")
     data.add_argument("--limit", type=_count, metavar="N", help="at most this many images per class (for trials)")
     output = parser.add_argument_group("what is written")

@@ -6,6 +6,7 @@ format        layout
 class-folders ``<dir>/<CLASS>/*`` or ``<dir>/<split>/<CLASS>/*``; see `training.datasets.class_folders`
 nih-csv       ``Data_Entry_2017*.csv`` with images anywhere below; see `training.datasets.nih_csv`
 dicom-csv     DICOM files anywhere below and a CSV file with their labels; see `training.datasets.dicom_csv`
+brixia        ``scores.csv`` of adults' Brixia scores, made two classes; see `training.datasets.brixia`
 ============= =================================================================================================
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import ConfigurationError
+from training.datasets.brixia import TABLE, is_brixia_header, list_brixia
 from training.datasets.class_folders import has_class_folders, list_class_folders
 from training.datasets.dicom_csv import find_label_table, list_dicom_csv
 from training.datasets.listing import Format, ListedFile, Listing, header_of, spread
@@ -154,6 +156,8 @@ def list_files(
         listing = list_class_folders(data_dir, labels, split)
     elif known is Format.NIH_CSV:
         listing = list_nih_csv(data_dir, labels, labels_csv, split)
+    elif known is Format.BRIXIA:
+        listing = list_brixia(data_dir, labels, labels_csv)
     else:
         listing = list_dicom_csv(data_dir, labels, labels_csv, split)
     by_label = [[file for file in listing.files if file.label == index] for index in range(len(labels))]
@@ -177,14 +181,19 @@ def find_format(data_dir: Path, labels: tuple[str, ...], labels_csv: Path | None
         ConfigurationError: it is of none that we read; the message says what was looked for.
     """
     if labels_csv is not None:
-        return Format.NIH_CSV if is_nih_header(header_of(labels_csv)) else Format.DICOM_CSV
+        columns = header_of(labels_csv)
+        if is_brixia_header(columns):
+            return Format.BRIXIA
+        return Format.NIH_CSV if is_nih_header(columns) else Format.DICOM_CSV
     if find_nih_table(data_dir) is not None:
         return Format.NIH_CSV
     if has_class_folders(data_dir, labels):
         return Format.CLASS_FOLDERS
+    if is_brixia_header(header_of(data_dir / TABLE)):
+        return Format.BRIXIA
     if find_label_table(data_dir) is not None:
         return Format.DICOM_CSV
     raise ConfigurationError(
         f"{data_dir}: neither class folders {' and '.join(labels)}, nor Data_Entry_2017.csv, nor a CSV file with "
-        "columns label and file or sop_instance_uid"
+        f"columns label and file or sop_instance_uid, nor {TABLE} with Brixia scores"
     )

@@ -25,6 +25,7 @@ class Format(StrEnum):
     CLASS_FOLDERS = "class-folders"
     NIH_CSV = "nih-csv"
     DICOM_CSV = "dicom-csv"
+    BRIXIA = "brixia"
 
 
 @dataclass(frozen=True, slots=True)

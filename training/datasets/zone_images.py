@@ -5,46 +5,29 @@ format  layout
 ======= ==========================================================================================================
 csi     a CSV file with the separator ``;`` and the columns ``FileID``, the six zones, optionally ``patient`` and
         ``csi``; an empty zone is ungradable; ``<FileID>.png|jpg|jpeg|dcm|dicom`` anywhere below
-brixia  ``scores.csv`` with the columns ``file`` and, for readers S (senior) and J (junior), zones A to F of the Brixia
-        score (Borghesi and Maroldi, La Radiologia Medica 2020), 0 to 3, read as CSI; ``patient`` says whose it is
+brixia  ``scores.csv`` with Brixia scores, read as CSI; see `training.datasets.brixia`
 ======= ==========================================================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from models.errors import ConfigurationError
-from models.zones import ZONES, Congestion, Zone
+from models.zones import ZONES, Congestion
+from training.datasets.brixia import TABLE, Grades, is_brixia_header, read_brixia_table, read_grade, within
 from training.datasets.listing import header_of, read_table
 from training.datasets.reading import READABLE_SUFFIXES, Unreadable, identify, read_each
 
 AUTO: Final = "auto"
 CSI_DELIMITER: Final = ";"
-BRIXIA_TABLE: Final = "scores.csv"
-BRIXIA_READERS: Final = ("S", "J")
-"""Senior and junior radiologist; the senior comes first."""
-
-BRIXIA_ZONES: Final[Mapping[Zone, str]] = {
-    Zone.RIGHT_SUP: "A",
-    Zone.RIGHT_MID: "B",
-    Zone.RIGHT_INF: "C",
-    Zone.LEFT_SUP: "D",
-    Zone.LEFT_MID: "E",
-    Zone.LEFT_INF: "F",
-}
-"""Brixia's letters: A to C are the upper, middle and lower zone of the right lung, D to F those of the left."""
-
 _ZONE_NAMES: Final = tuple(zone.value for zone in ZONES)
 _PERSON: Final = "patient"
-
-Grades = tuple[Congestion, ...]
-"""Of one reader: six, zones in their fixed order."""
 
 
 class ZoneFormat(StrEnum):
@@ -163,13 +146,13 @@ def _find_table(data_dir: Path, format: str, labels_csv: Path | None) -> tuple[Z
         raise ConfigurationError(f"{labels_csv}: no such file")
     raise ConfigurationError(
         f"{labels_csv or data_dir}: neither a table of CSI (separator {CSI_DELIMITER}, columns FileID and "
-        f"{', '.join(_ZONE_NAMES)}) nor one of Brixia scores ({BRIXIA_TABLE}: file, S-A to S-F, J-A to J-F)"
+        f"{', '.join(_ZONE_NAMES)}) nor one of Brixia scores ({TABLE}: file, S-A to S-F, J-A to J-F)"
     )
 
 
 def _format_of(table: Path) -> ZoneFormat | None:
     columns = header_of(table)
-    if set(columns) >= {"file", *(f"{BRIXIA_READERS[0]}-{letter}" for letter in BRIXIA_ZONES.values())}:
+    if is_brixia_header(columns):
         return ZoneFormat.BRIXIA
     split = {name.strip() for name in CSI_DELIMITER.join(columns).split(CSI_DELIMITER)}
     return ZoneFormat.CSI if split >= {"FileID", *_ZONE_NAMES} else None
@@ -177,39 +160,17 @@ def _format_of(table: Path) -> ZoneFormat | None:
 
 def _read_csi(table: Path) -> list[_Row]:
     rows = []
+    highest = Congestion.UNGRADABLE  # also what an empty zone is
     for number, row in enumerate(read_table(table, CSI_DELIMITER), start=2):
-        grades = tuple(_grade(row.get(name, ""), table, number, name, empty=True) for name in _ZONE_NAMES)
+        grades = tuple(
+            read_grade(row.get(name) or str(int(highest)), highest, table, number, name) for name in _ZONE_NAMES
+        )
         rows.append(_Row(row.get("FileID", ""), row.get(_PERSON) or None, (grades,)))
     return rows
 
 
 def _read_brixia(table: Path) -> list[_Row]:
-    rows = []
-    for number, row in enumerate(read_table(table), start=2):
-        readers = []
-        for reader in BRIXIA_READERS:
-            columns = [f"{reader}-{BRIXIA_ZONES[zone]}" for zone in ZONES]
-            if all(row.get(column) for column in columns):  # a reader may have left an image, not a zone of it
-                readers.append(tuple(_grade(row[column], table, number, column, empty=False) for column in columns))
-        if not readers:
-            raise ConfigurationError(f"{table} line {number}: no reader scored all six zones")
-        person = row.get(_PERSON)
-        rows.append(_Row(row["file"], f"patient-{person}" if person else None, tuple(readers)))
-    return rows
-
-
-def _grade(text: str, table: Path, line: int, column: str, *, empty: bool) -> Congestion:
-    if not text and empty:
-        return Congestion.UNGRADABLE
-    highest = Congestion.UNGRADABLE if empty else Congestion.SEVERE
-    try:
-        value = float(text)
-        grade = Congestion(int(value))
-    except ValueError:
-        grade, value = None, -1.0
-    if grade is None or grade != value or grade > highest:
-        raise ConfigurationError(f"{table} line {line}, {column}: a whole number from 0 to {highest} is wanted")
-    return grade
+    return [_Row(row.file, row.person, row.readers) for row in read_brixia_table(table)]
 
 
 def _check_names_differ(table: Path, rows: Sequence[_Row]) -> None:
@@ -232,15 +193,9 @@ def _find_files(data_dir: Path, format: ZoneFormat, rows: Sequence[_Row]) -> tup
     found: list[tuple[Path, _Row]] = []
     missing: list[str] = []
     for row in rows:
-        place = by_stem.get(row.name) if format is ZoneFormat.CSI else _within(data_dir, row.name)
+        place = by_stem.get(row.name) if format is ZoneFormat.CSI else within(data_dir, row.name)
         if place is None or not place.is_file():
             missing.append(row.name)
         else:
             found.append((place, row))
     return found, missing
-
-
-def _within(data_dir: Path, name: str) -> Path | None:
-    """Give a file that a table names, unless the name leads out of the set's directory."""
-    path = data_dir / name
-    return path if path.resolve().is_relative_to(data_dir.resolve()) else None
