@@ -28,7 +28,7 @@ class AverageRequest:
     """What is asked for.
 
     Attributes:
-        runs: run directories of one network, whose data was split alike.
+        runs: run directories of one network, or checkpoints in them, whose data was split alike.
         shares: of each run, positive; None means equal ones. They are scaled to a sum of 1.
         output_dir: the run directory to make.
         image_size: side of the input, pixels; None means the first run's.
@@ -62,7 +62,8 @@ def average(request: AverageRequest) -> RunDirectory:
         torch.set_num_threads(request.threads)
     run = RunDirectory.create(request.output_dir)
     made_of = [
-        {"run": str(member.path.absolute()), "weight": share} for member, share in zip(members, shares, strict=True)
+        {"run": str(member.path.absolute()), "checkpoint": _checkpoint(path), "weight": share}
+        for path, member, share in zip(request.runs, members, shares, strict=True)
     ]
     run.write_settings(settings, **{AVERAGE_OF: made_of})
     run.write_json("data.json", members[0].read_json("data.json"))
@@ -87,6 +88,11 @@ def mean_of_weights(weights: Sequence[Weights], shares: Sequence[float], origins
         if tensor.is_floating_point():
             mean[name] = torch.stack([share * each[name] for share, each in zip(shares, weights, strict=True)]).sum(0)
     return mean
+
+
+def _checkpoint(path: Path) -> str | None:
+    """Name the checkpoint that is averaged; None is the run's best epoch."""
+    return path.name if path.suffix == ".ckpt" else None
 
 
 def _shares(request: AverageRequest) -> list[float]:

@@ -63,8 +63,7 @@ def settings_of(run: RunDirectory) -> dict[str, Any]:
         kept["init_from"] = _settings_of_origin(Path(config["init_from"]))
     if AVERAGE_OF in config:
         kept[AVERAGE_OF] = [
-            {"weight": member["weight"], "run": _settings_of_origin(Path(member["run"]))}
-            for member in config[AVERAGE_OF]
+            {**member, "run": _settings_of_origin(Path(member["run"]))} for member in config[AVERAGE_OF]
         ]
     return kept
 

@@ -46,7 +46,7 @@ LAST_CHECKPOINT: Final = "last.ckpt"
 KFOLD_FILE: Final = "metrics_kfold.json"
 """Of a directory of cross-validation, whose runs are ``fold-0`` and so on below it."""
 AVERAGE_OF: Final = "average_of"
-"""Key of ``config.json`` in an average of runs: ``[{"run": path, "weight": share}, ...]``."""
+"""Key of ``config.json`` in an average: a list of ``{"run": path, "checkpoint": name or null, "weight": share}``."""
 
 _BESIDE_SETTINGS: Final = ("environment", AVERAGE_OF)
 """What else stands in ``config.json``."""

@@ -43,7 +43,8 @@ def test_weights_are_the_weighted_mean(runs: tuple[Path, Path], tmp_path: Path) 
 
 def test_an_average_is_exported_with_the_settings_of_its_runs(runs: tuple[Path, Path], tmp_path: Path) -> None:
     output_dir, store = tmp_path / "mean", tmp_path / "store"
-    assert main(arguments(*runs, output_dir=output_dir, more=("--image-size", "48"))) == 0
+    last = runs[1] / "checkpoints" / "last.ckpt"
+    assert main(arguments(runs[0], last, output_dir=output_dir, more=("--image-size", "48"))) == 0
     assert main(["export", "--run", str(output_dir), "--version", "2.0.0", "--store", str(store)]) == 0
     version = ModelStore(store).root / "pneumonia" / "2.0.0"
     manifest = json.loads((version / "manifest.json").read_text())
@@ -51,6 +52,7 @@ def test_an_average_is_exported_with_the_settings_of_its_runs(runs: tuple[Path, 
     settings = json.loads((version / "report" / "settings.json").read_text())
     members = settings["average_of"]
     assert [member["weight"] for member in members] == [0.5, 0.5]
+    assert [member["checkpoint"] for member in members] == [None, "last.ckpt"]
     assert members[1]["run"]["flip"] == 0.5
     assert members[1]["run"]["init_from"]["epochs"] == 2
     assert str(tmp_path) not in json.dumps(settings)

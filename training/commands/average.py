@@ -20,7 +20,13 @@ measures the result on those persons. What is written is a run directory: `evalu
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run", dest="runs", type=Path, action="append", required=True, metavar="DIR", help="run directory; give each"
+        "--run",
+        dest="runs",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="run directory, or one of its .ckpt files; give each",
     )
     parser.add_argument(
         "--share", dest="shares", type=float, action="append", metavar="X", help="of each run, in their order; equal"
