@@ -7,11 +7,13 @@ measured here, on the persons that all of them held out. Running statistics of b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from models.errors import ConfigurationError
 from models.networks.table import network_entry
@@ -101,7 +103,7 @@ def _shares(request: AverageRequest) -> list[float]:
     shares = request.shares or (1.0,) * len(request.runs)
     if len(shares) != len(request.runs):
         raise ConfigurationError(f"{len(request.runs)} runs, but {len(shares)} shares")
-    if min(shares) <= 0:
+    if not all(math.isfinite(share) and share > 0 for share in shares):
         raise ConfigurationError("shares must be above 0")
     return [share / sum(shares) for share in shares]
 
@@ -110,7 +112,8 @@ def _common_settings(members: Sequence[RunDirectory], request: AverageRequest) -
     """Give the first run's settings, as those of the average.
 
     Raises:
-        ConfigurationError: another run is of another task or network, or its images were split otherwise.
+        ConfigurationError: another run is of another task or network, its images were split otherwise, or the size of
+            the input or the number of threads is none.
     """
     first, data = members[0].read_settings(), members[0].read_json("data.json")
     for member in members[1:]:
@@ -125,6 +128,11 @@ def _common_settings(members: Sequence[RunDirectory], request: AverageRequest) -
     changed = {
         "output_dir": request.output_dir,
         "data_dir": request.data_dir or first.data_dir,
-        "image_size": request.image_size or first.image_size,
+        "image_size": first.image_size if request.image_size is None else request.image_size,
+        "threads": request.threads,
     }
-    return first.model_copy(update=changed)
+    try:
+        return TrainSettings(**{**first.model_dump(), **changed})
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None

@@ -68,6 +68,8 @@ def test_runs_that_held_out_other_persons_are_refused(
     assert main(arguments(runs[0], other, output_dir=tmp_path / "mean")) == 2
     assert f"{other}: held out other images than {runs[0]}" in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()
+    assert main(arguments(*runs, output_dir=tmp_path / "mean", more=("--image-size", "-5"))) == 2
+    assert "image_size: Input should be greater than or equal to 32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,7 @@ def test_runs_that_held_out_other_persons_are_refused(
     [
         (("--share", "1"), "2 runs, but 1 shares"),
         (("--share", "1", "--share", "0"), "shares must be above 0"),
+        (("--share", "1", "--share", "nan"), "shares must be above 0"),
     ],
 )
 def test_shares_that_mean_nothing_are_refused(
