@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import ConfigurationError
 
 CONFIG_VARIABLE = "RADSTREAM_CONFIG"
-PROCESS_PREFIXES = ("RADSTREAM_SCP_", "RADSTREAM_WORKER_", "RADSTREAM_TRAINING_")
+PROCESS_PREFIXES = ("RADSTREAM_SCP_", "RADSTREAM_WORKER_", "RADSTREAM_TRAINING_", "RADSTREAM_CSI_TRAINING_")
+PROCESS_TABLES = frozenset({"scp", "worker", "training", "csi_training"})
 
 
 def _check_ae_title(title: str) -> str:
@@ -79,7 +80,7 @@ class FileSettings(BaseSettings):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{CONFIG_VARIABLE}: {path} is not TOML: {error}") from error
         if cls.table_name is None:
-            return {name: value for name, value in document.items() if name not in {"scp", "worker", "training"}}
+            return {name: value for name, value in document.items() if name not in PROCESS_TABLES}
         table = document.get(cls.table_name, {})
         if not isinstance(table, dict):
             raise ConfigurationError(f"{path}: {cls.table_name} must be a table")

@@ -7,8 +7,12 @@ engines and records; read row by row it is the grid of three rows and two column
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Zone(StrEnum):
@@ -47,6 +51,11 @@ class Congestion(IntEnum):
 GRADED: Final = tuple(grade for grade in Congestion if grade is not Congestion.UNGRADABLE)
 """The classes that have a score."""
 
+CLASS_NAMES: Final = tuple(grade.name.lower() for grade in Congestion)
+"""The classes in words, in the order of a network's outputs: the labels of a manifest."""
+
+_UNGRADABLE_FROM: Final = 0.5
+_MEDIAN: Final = 0.5
 _LARGEST_LOW: Final = 1.3
 _LARGEST_MEDIUM: Final = 2.2
 
@@ -57,6 +66,39 @@ class HeartFailureClass(StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class GradedZones:
+    """What probabilities say of zones, each array of the shape of their zones.
+
+    Attributes:
+        called: int64, the class that is called, a `Congestion`.
+        graded: int64, the score were the zone gradable: the median of the graded classes, which of all scores has the
+            least expected absolute error; the likeliest class would ignore on which side the others lie.
+        expected: float64 in [0, 3], the mean of the graded classes.
+        certainty: float64 in [0, 1], the probability of the class called.
+    """
+
+    called: NDArray[np.int64]
+    graded: NDArray[np.int64]
+    expected: NDArray[np.float64]
+    certainty: NDArray[np.float64]
+
+
+def grade_zones(probability: NDArray[np.floating[Any]]) -> GradedZones:
+    """Read the classes of zones.
+
+    Args:
+        probability: ``(..., 5)``, sums to 1 over the classes. A zone is called ungradable from a half on.
+    """
+    values = probability.astype(np.float64)
+    graded_part = values[..., : len(GRADED)]
+    share = graded_part / np.maximum(graded_part.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    graded = (share.cumsum(axis=-1)[..., :-1] < _MEDIAN).sum(axis=-1).astype(np.int64)
+    called = np.where(values[..., Congestion.UNGRADABLE] >= _UNGRADABLE_FROM, int(Congestion.UNGRADABLE), graded)
+    certainty = np.take_along_axis(values, called[..., np.newaxis], axis=-1)[..., 0]
+    return GradedZones(called, graded, share @ np.arange(len(GRADED), dtype=np.float64), certainty)
 
 
 def mean_csi(grades: Mapping[Zone, Congestion]) -> float | None:

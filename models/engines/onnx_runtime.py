@@ -18,6 +18,8 @@ from models.engines.engine import EngineInfo, Outputs
 from models.errors import Reason, Transient
 from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError
+from models.tasks import Task
+from models.zones import ZONES
 
 PROVIDER: Final = "onnxruntime"
 INPUT_NAME: Final = "image"
@@ -38,6 +40,8 @@ _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     RuntimeError,
 )
 _ERRORS_AND_WORSE: Final = 3
+_ANSWERS_PER_IMAGE: Final[dict[Task, tuple[int, ...]]] = {Task.CSI: (len(ZONES),)}
+"""Axes of ``probability`` between the images and the classes, where a task has any."""
 
 
 class OnnxRuntimeEngine:
@@ -125,10 +129,11 @@ class OnnxRuntimeEngine:
             outputs = self.run(np.zeros((1, 1, spec.height, spec.width), np.float32))
         except Transient as error:
             raise StoreError(f"{version.network_path}: loads, but does not run") from error
-        classes = len(self._manifest.labels)
+        expected = (*_ANSWERS_PER_IMAGE.get(self._manifest.task, ()), len(self._manifest.labels))
         probability = outputs.get("probability")
-        if probability is not None and probability.shape != (1, classes):
-            raise StoreError(f"{version.network_path}: output probability must be (N, {classes})")
+        if probability is not None and probability.shape[1:] != expected:
+            shape = ", ".join(map(str, expected))
+            raise StoreError(f"{version.network_path}: output probability must be (N, {shape})")
         if any(len(array) != 1 or not np.isfinite(array).all() for array in outputs.values()):
             raise StoreError(f"{version.network_path}: does not answer one black image with one finite answer")
 

@@ -26,6 +26,7 @@ PARTLY: Final = 0.7
 """How far the masked variant takes away what lies outside a zone: wholly (zero), or to three tenths."""
 
 _LEAST_AREA: Final = 1e-6
+_MEDIAN: Final = 0.5
 
 
 class ZoneFeatures(StrEnum):
@@ -86,19 +87,25 @@ class ZoneNetwork(nn.Module):
         pooled = self.dropout((maps * weights[:, :, None]).sum(dim=(3, 4)))  # (N, 6, K)
         return torch.stack([head(pooled[:, zone]) for zone, head in enumerate(self.heads)], dim=1)
 
-    def explain(self, maps: Tensor, logits: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Give Grad-CAM of each zone's predicted class among the graded ones, ``(N, 6, h, w)``, not normalised.
+    def explain(self, maps: Tensor, scores: Tensor, fields: Tensor | None = None) -> Tensor:
+        """Give Grad-CAM of the logit of one score per zone, ``(N, 6, h, w)``, not normalised.
 
         The heads are linear in the average of the map, so that the map's channels are weighed by the weights of the
         head's row, as in `PooledNetwork`; what lies outside the zone is left out.
+
+        Args:
+            maps: ``(N, 6, K, h, w)``.
+            scores: ``(N, 6)`` int64, of `median_score`, say.
+            fields: as of `forward`.
         """
-        graded = logits[:, :, : len(GRADED)].argmax(dim=2)  # (N, 6)
-        rows = torch.stack([head.weight for head in self._linear_heads()])  # (6, 5, K)
-        chosen = rows[torch.arange(len(ZONES), device=rows.device), graded]  # (N, 6, K)
+        rows = torch.stack([head.weight for head in self.linear_heads])  # (6, 5, K)
+        chosen = rows[torch.arange(len(ZONES), device=rows.device), scores]  # (N, 6, K)
         heat = torch.relu((maps * chosen[..., None, None]).sum(dim=2))
         return heat * self._pooling_of_zones(maps, fields)
 
-    def _linear_heads(self) -> list[nn.Linear]:
+    @property
+    def linear_heads(self) -> list[nn.Linear]:
+        """The heads, zones in their fixed order."""
         return [head for head in self.heads if isinstance(head, nn.Linear)]
 
     def _pooling(self, maps: Tensor, fields: Tensor | None) -> Tensor:
@@ -114,6 +121,16 @@ class ZoneNetwork(nn.Module):
         else:
             places = functional.interpolate(fields, size=maps.shape[3:], mode="area")
         return places / places.sum(dim=(2, 3), keepdim=True).clamp_min(_LEAST_AREA)
+
+
+def median_score(probability: Tensor) -> Tensor:
+    """Give the score of each zone, ``(N, 6)`` int64: the median of its graded classes, see `models.zones.grade_zones`.
+
+    Args:
+        probability: ``(N, 6, 5)``.
+    """
+    graded = probability[:, :, : len(GRADED)]
+    return (graded.cumsum(dim=2)[:, :, :-1] < _MEDIAN * graded.sum(dim=2, keepdim=True)).sum(dim=2)
 
 
 def zone_grid(height: int, width: int) -> Tensor:

@@ -30,6 +30,8 @@ class ZoneBackbone:
         pretrained: whether it begins with published weights unless told otherwise.
         mean, std: of the three channels that it wants, for images in [0, 1].
         image_size: side of the input that it was designed for, pixels; it takes others.
+        has_shape: whether it can be built without its weights, to load others.
+        foldable: whether each batch-norm follows a convolution, into which an exported graph takes it.
     """
 
     name: str
@@ -38,6 +40,8 @@ class ZoneBackbone:
     mean: Means = IMAGENET_MEAN
     std: Means = IMAGENET_STD
     image_size: int = 224
+    has_shape: bool = True
+    foldable: bool = True
 
 
 _DENSENET_WEIGHTS: Final = torchvision_weights("DenseNet121_Weights", "IMAGENET1K_V1")
@@ -63,9 +67,11 @@ def _rad_dino(pretrained: bool, weights: Path | None) -> Backbone:
 
 _ENTRIES: Final = (
     ZoneBackbone("resnet50", network_entry("resnet50").build_backbone),
-    ZoneBackbone("chexnet", _chexnet),
+    ZoneBackbone("chexnet", _chexnet, foldable=False),
     ZoneBackbone("custom_cnn", _custom_cnn, pretrained=False),
-    ZoneBackbone("rad_dino", _rad_dino, mean=rad_dino.MEAN, std=rad_dino.STD, image_size=rad_dino.IMAGE_SIZE),
+    ZoneBackbone(
+        "rad_dino", _rad_dino, mean=rad_dino.MEAN, std=rad_dino.STD, image_size=rad_dino.IMAGE_SIZE, has_shape=False
+    ),
     ZoneBackbone("efficientnet_lite0", network_entry("efficientnet_lite0").build_backbone),
 )
 

@@ -7,6 +7,7 @@ photometric interpretation was.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -19,10 +20,11 @@ from models.errors import Reason, Unprocessable
 from models.pixels.decode import decode
 from models.pixels.header import OpenInstance, open_instance
 from models.pixels.limits import DEFAULT_LIMITS, PixelLimits
+from models.pixels.lung_fields import SIDE, Frame, LungFields, find_lung_fields
 from models.pixels.luts import WHITE, GreyTable, build_table
 from models.pixels.pixel_format import PixelFormat, Samples, StoredPixels
-from models.pixels.resize import centre, fitted_size, halve, halvings_for, resize
-from models.pixels.spec import InputSpec
+from models.pixels.resize import centre, crop, fitted_size, halve, halvings_for, pixels_of, resize
+from models.pixels.spec import Framing, InputSpec
 
 _DISPLAY_SHARE: Final = 0.75
 """A halved image this near to the wanted display size is shown as it is, which spares a general resize."""
@@ -101,13 +103,28 @@ class Radiograph:
             table = GreyTable(np.linspace(0, WHITE, 1 << pixels.bits).astype(np.uint16), array.dtype == np.uint16)
         return cls(Dataset(), array.shape[0], array.shape[1], pixels, table)
 
+    @cached_property
+    def lung_fields(self) -> LungFields:
+        """Where the lungs are, should this be a frontal chest radiograph."""
+        return find_lung_fields(self.to_input(InputSpec(height=SIDE, width=SIDE)))
+
     def to_input(self, spec: InputSpec) -> NDArray[np.float32]:
         """Give ``(height, width) float32 in [0, 1]``, 0 black: one image of an engine's input."""
+        if spec.framing is Framing.LUNGS:
+            return self.to_framed(self.lung_fields.frame, spec.height, spec.width)
         rows, columns = fitted_size(self.stored.shape, spec)
         greys = self._greys(resize(self._level_for(rows, columns), rows, columns))
-        image = greys.astype(np.float32)
-        image /= WHITE
-        return centre(image, spec.height, spec.width)
+        return centre(_as_parts(greys), spec.height, spec.width)
+
+    def to_framed(self, frame: Frame, rows: int, columns: int) -> NDArray[np.float32]:
+        """Give a part of the image, stretched to ``(rows, columns) float32 in [0, 1]``; black beyond the image."""
+        level = self._level_for(round(rows / frame.height), round(columns / frame.width))
+        part, inside = crop(level, frame)
+        vertical, horizontal = pixels_of(inside, rows, columns)
+        greys = self._greys(resize(part, vertical.stop - vertical.start, horizontal.stop - horizontal.start))
+        image = np.zeros((rows, columns), np.float32)
+        image[vertical, horizontal] = _as_parts(greys)
+        return image
 
     def to_display(self, max_side: int) -> NDArray[np.uint8]:
         """Give ``(h, w) uint8`` in the shape of the original, its longer side at most `max_side`, never enlarged."""
@@ -131,3 +148,9 @@ class Radiograph:
 
     def _greys(self, image: NDArray[Any]) -> NDArray[np.uint16]:
         return self._table.apply(image) if self._table.commutes else image
+
+
+def _as_parts(greys: NDArray[np.uint16]) -> NDArray[np.float32]:
+    image = greys.astype(np.float32)
+    image /= WHITE
+    return image

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.pixels.lung_fields import Frame
 from models.pixels.spec import InputSpec, Resize
 
 
@@ -57,6 +58,30 @@ def fitted_size(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     return min(spec.height, max(1, rows)), min(spec.width, max(1, columns))
 
 
+def crop(image: NDArray[Any], frame: Frame) -> tuple[NDArray[Any], Frame]:
+    """Cut a frame out of ``(h, w)``, at whole pixels.
+
+    Returns:
+        What of the image lies in the frame, at least one pixel, and where it lies there: a rectangle in parts of the
+        frame, which is all of it unless the frame reaches beyond the image.
+    """
+    height, width = image.shape
+    rows, columns = pixels_of(frame, height, width)
+    inside = Frame(
+        (columns.start / width - frame.left) / frame.width,
+        (rows.start / height - frame.top) / frame.height,
+        (columns.stop / width - frame.left) / frame.width,
+        (rows.stop / height - frame.top) / frame.height,
+    )
+    return image[rows, columns], inside
+
+
+def pixels_of(frame: Frame, rows: int, columns: int) -> tuple[slice, slice]:
+    """Give the rows and columns, of so many, that a rectangle in parts of them covers: at least one each."""
+    vertical, horizontal = _cut(frame.top, frame.bottom, rows), _cut(frame.left, frame.right, columns)
+    return slice(*vertical), slice(*horizontal)
+
+
 def centre(image: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
     """Put ``(h, w)`` into the middle of ``(rows, columns)`` zeros; an odd pixel goes below and right."""
     if image.shape == (rows, columns):
@@ -65,3 +90,8 @@ def centre(image: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
     top, left = (rows - image.shape[0]) // 2, (columns - image.shape[1]) // 2
     placed[top : top + image.shape[0], left : left + image.shape[1]] = image
     return placed
+
+
+def _cut(first: float, last: float, side: int) -> tuple[int, int]:
+    start = min(max(round(first * side), 0), side - 1)
+    return start, min(max(round(last * side), start + 1), side)

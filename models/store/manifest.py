@@ -18,7 +18,8 @@ class Manifest(BaseModel):
         labels: class names in the order of the ``probability`` output's last axis.
         positive_label: for two-class tasks, the label that `thresholds` speaks of.
         thresholds: decision thresholds by label, in [0, 1].
-        output_names: of the graph; ``probability`` (N, C) float32 sums to 1; ``cam`` (N, h, w) float32 in [0, 1].
+        output_names: of the graph; ``probability`` (N, C) float32 sums to 1; ``cam`` (N, h, w) float32 in [0, 1]. Of
+            task `csi` each has the axis of the six zones behind N: (N, 6, 5) and (N, 6, h, w).
         files: sha256 hex digest by path relative to the version's directory, manifest excluded.
         metrics: measured figures by split name, e.g. ``{"validation": {"roc_auc": ...}}``.
     """

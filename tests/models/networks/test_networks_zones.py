@@ -10,8 +10,17 @@ from models.networks.densenet import densenet121_backbone
 from models.networks.network import Backbone, Step
 from models.networks.plain_cnn import PlainCnnBackbone
 from models.networks.table import network_entry
-from models.networks.zone_network import PARTLY, ZoneFeatures, ZoneNetwork, zone_grid
-from models.zones import MIRRORED_ORDER, ZONES, Congestion, HeartFailureClass, Zone, heart_failure_class, mean_csi
+from models.networks.zone_network import PARTLY, ZoneFeatures, ZoneNetwork, median_score, zone_grid
+from models.zones import (
+    MIRRORED_ORDER,
+    ZONES,
+    Congestion,
+    HeartFailureClass,
+    Zone,
+    grade_zones,
+    heart_failure_class,
+    mean_csi,
+)
 
 
 def parameters(module: nn.Module) -> int:
@@ -110,9 +119,12 @@ def test_the_map_of_a_zone_is_the_gradient_times_the_map() -> None:
     network = ZoneNetwork(Shrink(), ZoneFeatures.SPATIAL).eval()
     maps = network.maps(torch.rand(2, 3, 24, 16)).clone().requires_grad_()
     logits = network.classify(maps)
-    heat = network.explain(maps, logits)
+    scores = median_score(logits.softmax(dim=2))
+    heat = network.explain(maps, scores)
+    called = grade_zones(logits.softmax(dim=2).detach().numpy()).graded
+    assert scores.tolist() == called.tolist()
     for zone in range(6):
-        chosen = logits[:, zone, :4].max(dim=1).values.sum()
+        chosen = logits[torch.arange(2), zone, torch.from_numpy(called[:, zone])].sum()
         (gradient,) = torch.autograd.grad(chosen, maps, retain_graph=True)
         torch.testing.assert_close(heat[:, zone], torch.relu((gradient * maps)[:, zone].sum(dim=1)))
 
