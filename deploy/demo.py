@@ -24,6 +24,7 @@ from deploy.launcher import Feed, FeedOptions, LaunchError, wait_until
 from deploy.receiver import Receiver
 from deploy.sending import Sent, files_under, send_files
 from models.identity import DISCLAIMER
+from models.zones import ZONE_COLUMNS, ZONES
 
 RADIOGRAPHS: Final = {
     "RG1_UNCR.dcm": "chest, explicit little endian",
@@ -36,9 +37,11 @@ RADIOGRAPHS: Final = {
 
 SETTLE_TIMEOUT_S: Final = 300.0
 
+_ZONE_SCORES: Final = tuple(f"csi_{zone}" for zone in ZONES)
 _FINDINGS: Final = text(
     "SELECT sop_instance_uid, modality, body_part_examined, view_position, state, reason, pneumonia_label,"
-    " pneumonia_probability, pneumonia_version, delivered_at FROM instance_findings ORDER BY received_at"
+    f" pneumonia_probability, pneumonia_version, csi_version, csi_mean, {', '.join(_ZONE_SCORES)}, delivered_at"
+    " FROM instance_findings ORDER BY received_at"
 )
 
 
@@ -102,7 +105,7 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
     for path in made:
         console.print(f"  {path}")
     console.print(f"\n{DISCLAIMER}.")
-    expected = sum(1 for row in rows if row["state"] == "done")
+    expected = sum(row[version] is not None for row in rows for version in ("pneumonia_version", "csi_version"))
     return settled and len(made) == expected
 
 
@@ -131,7 +134,9 @@ def _print_findings(console: Console, sent: list[Sent], rows: list[dict[str, Any
     by_uid = {row["sop_instance_uid"]: row for row in rows}
     first_file: dict[str, str] = {}
     table = Table(title="Findings per instance", title_justify="left", header_style="bold")
-    for name in ("file", "sent", "modality", "body part", "view", "state", "why", "finding", "probability"):
+    has_csi = any(row["csi_version"] is not None for row in rows)
+    names = ("file", "sent", "modality", "body part", "view", "state", "why", "finding", "probability")
+    for name in (*names, "mean CSI", "zones") if has_csi else names:
         table.add_column(name)
     for item in sent:
         row = by_uid.get(item.sop_instance_uid, {})
@@ -153,8 +158,19 @@ def _print_findings(console: Console, sent: list[Sent], rows: list[dict[str, Any
             row.get("reason") or "",
             row.get("pneumonia_label") or "",
             f"{probability:.3f}" if probability is not None else "",
+            *(_congestion(row) if has_csi else ()),
         )
     console.print(table)
+
+
+def _congestion(row: dict[str, Any]) -> tuple[str, str]:
+    """Give mean CSI and the scores of the six zones, `right left` from top to bottom; empty where not analysed."""
+    if row.get("csi_version") is None:
+        return "", ""
+    scores = ["-" if row[name] is None else str(row[name]) for name in _ZONE_SCORES]
+    mean = "" if row["csi_mean"] is None else f"{row['csi_mean']:.2f}"
+    lines = (" ".join(scores[first : first + ZONE_COLUMNS]) for first in range(0, len(scores), ZONE_COLUMNS))
+    return mean, " / ".join(lines)
 
 
 def _write_pictures(received: Path, output: Path) -> list[Path]:
@@ -164,7 +180,9 @@ def _write_pictures(received: Path, output: Path) -> list[Path]:
     for path in sorted(received.glob("*.dcm")):
         dataset = dcmread(path)
         source = str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)
-        picture = output / f"overlay_{source}.png"
+        # "AI pneumonia overlay 1.0": one source has a picture for each task.
+        task = str(dataset.SeriesDescription).split()[1]
+        picture = output / f"overlay_{task}_{source}.png"
         Image.fromarray(dataset.pixel_array).save(picture)
         made.append(picture)
     return made

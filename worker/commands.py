@@ -23,9 +23,12 @@ from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.requests import QUEUE_NAMES
 from models.spool import Spool
+from models.zones import ZONE_COLUMNS, ZONES
 from worker.settlement import forget_outcome
 
 Rows = Sequence[dict[str, Any]]
+
+ZONE_SCORES: Final = tuple(f"csi_{zone}" for zone in ZONES)
 
 RESULT_COLUMNS: Final = (
     "study_instance_uid",
@@ -38,13 +41,21 @@ RESULT_COLUMNS: Final = (
     "pneumonia_label",
     "pneumonia_probability",
     "pneumonia_version",
+    "csi_mean",
+    "heart_failure_class",
+    *ZONE_SCORES,
+    "csi_gradable_zones",
+    "csi_lungs_found",
+    "csi_version",
     "received_at",
     "settled_at",
     "delivered_at",
 )
 """Columns of `results`: technical facts and findings, nothing of the patient."""
 
-NOT_IN_TABLES: Final = frozenset({"study_instance_uid", "settled_at"})
+NOT_IN_TABLES: Final = frozenset(
+    {"study_instance_uid", "settled_at", "csi_gradable_zones", "csi_lungs_found", "csi_version"}
+)
 """Left to JSON and CSV, so that a table fits a screen."""
 
 
@@ -66,12 +77,30 @@ def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
             console.print(f"{title}: nothing" if title else "nothing")
             return
         view = Table(title=title or None, title_justify="left", header_style="bold")
-        names = [name for name in rows[0] if name not in NOT_IN_TABLES]
-        for name in names:
+        condensed = [_condense(row) for row in rows]
+        for name in condensed[0]:
             view.add_column(name.replace("_", " "), overflow="fold")
-        for row in rows:
-            view.add_row(*(_readable(row[name]) for name in names))
+        for row in condensed:
+            view.add_row(*(_readable(value) for value in row.values()))
         console.print(view)
+
+
+def _condense(row: dict[str, Any]) -> dict[str, Any]:
+    """Give a row as tables have it: the scores of the six zones in one column, `right left` from top to bottom."""
+    condensed: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in ZONE_SCORES:
+            condensed["csi_zones"] = _zones_in_words(row)
+        elif name not in NOT_IN_TABLES:
+            condensed[name] = value
+    return condensed
+
+
+def _zones_in_words(row: dict[str, Any]) -> str | None:
+    if row.get("csi_version") is None:
+        return None
+    scores = ["-" if row[name] is None else str(row[name]) for name in ZONE_SCORES]
+    return " / ".join(" ".join(scores[first : first + ZONE_COLUMNS]) for first in range(0, len(scores), ZONE_COLUMNS))
 
 
 def _plain(value: Any) -> Any:

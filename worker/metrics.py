@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from models.errors import Reason
+from models.pixels.lung_fields import LungFields
 from models.records.dicom import InstanceState
 from models.requests import InferenceRequest
 from models.tasks import Task
@@ -56,7 +57,7 @@ class WorkerMetrics:
         self.inferences = Counter("radstream_worker_inferences", "Findings by task.", ["task"], registry=registry)
         self.scores = Histogram(
             "radstream_worker_score",
-            "Probability of the positive label.",
+            "Probability of the positive label; of csi, mean CSI as a part of 3, the largest.",
             ["task"],
             buckets=SCORES,
             registry=registry,
@@ -66,6 +67,11 @@ class WorkerMetrics:
             "Mean grey value of inputs in [0, 1]; a shift means another scanner or another windowing.",
             ["task"],
             buckets=SCORES,
+            registry=registry,
+        )
+        self.lungs_not_found = Counter(
+            "radstream_worker_lungs_not_found",
+            "Instances on which a task asked for the lungs and none were found: its zones divide the whole image.",
             registry=registry,
         )
         self.outputs_failed = Counter(
@@ -99,10 +105,16 @@ class WorkerMetrics:
         for mean in images.mean(axis=(1, 2, 3)):
             self.input_means.labels(task=task.value).observe(float(mean))
 
-    def observe_score(self, task: Task, probability: float) -> None:
-        """Add one answer of a two-class task."""
+    def observe_score(self, task: Task, score: float | None) -> None:
+        """Add one answer, in [0, 1]; None for an answer without a score, which counts as a finding all the same."""
         self.inferences.labels(task=task.value).inc()
-        self.scores.labels(task=task.value).observe(probability)
+        if score is not None:
+            self.scores.labels(task=task.value).observe(score)
+
+    def observe_lungs(self, fields: LungFields | None) -> None:
+        """Add where the lungs of an instance are; None where no task asked."""
+        if fields is not None and not fields.found:
+            self.lungs_not_found.inc()
 
     def observe_outcome(
         self, request: InferenceRequest, state: InstanceState | None, reason: Reason | None, tasks: list[Task]

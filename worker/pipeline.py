@@ -35,7 +35,7 @@ from models.spool import Spool
 from models.tasks import Task
 from models.telemetry import get_logger
 from worker import stages
-from worker.findings import Classification, classify
+from worker.findings import Finding, read_finding
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
 from worker.settlement import Outcome, Settlement, TaskResult
@@ -65,7 +65,7 @@ class _Item:
     request: InferenceRequest
     submitted_at: float
     prepared: stages.Prepared | None = None
-    findings: dict[Task, Classification] = field(default_factory=dict)
+    findings: dict[Task, Finding] = field(default_factory=dict)
     rendered: dict[Task, stages.Rendered] = field(default_factory=dict)
     waiting_for: int = 0
     refusal: Unprocessable | None = None
@@ -174,6 +174,8 @@ class Pipeline:
             item.prepared = future.result()
             item.refusal = item.prepared.refusal
             self._metrics.observe_times(item.prepared.times)
+            if item.prepared.image is not None:
+                self._metrics.observe_lungs(item.prepared.image.lung_fields)
         except FutureTimeout:
             item.refusal = Unprocessable(Reason.DECODE_TIMEOUT, f"after {self._limits.decode_timeout_s:g} s")
         except ProcessExpired:
@@ -233,17 +235,24 @@ class Pipeline:
             concerned = [item for item in batch if item.prepared and task in item.prepared.inputs]
             for group, outputs in self._run(engine, task, concerned):
                 for index, item in enumerate(group):
-                    try:
-                        item.findings[task] = classify(engine.manifest, outputs, index)
-                        self._metrics.observe_score(task, item.findings[task].probability)
-                    except Unprocessable as refusal:
-                        item.refusal = refusal
+                    self._read(item, engine, outputs, index)
         for item in batch:
             item.inferred_at = utc_now()
             if item.refusal is not None or not self._renders:
                 self._ready.put(item)
             else:
                 self._render(item)
+
+    def _read(self, item: _Item, engine: Engine, outputs: Outputs, index: int) -> None:
+        task = engine.manifest.task
+        image = item.prepared.image if item.prepared else None
+        try:
+            if image is None:
+                raise Unprocessable(Reason.INTERNAL_ERROR, "inferred, but not prepared")
+            item.findings[task] = read_finding(engine.manifest, outputs, index, image)
+            self._metrics.observe_score(task, item.findings[task].score)
+        except Unprocessable as refusal:
+            item.refusal = refusal
 
     def _run(self, engine: Engine, task: Task, items: list[_Item]) -> list[tuple[list[_Item], Outputs]]:
         """Run one engine on a batch; when it fails, on each instance alone, so that one cannot fail the others."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import singledispatch
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.engines.engine import EngineInfo
 from models.errors import Reason, Skipped, Transient, Unprocessable
-from models.records.base import insert_ignoring, utc_now
+from models.records.base import Base, insert_ignoring, utc_now
 from models.records.dicom import SETTLED_STATES, Instance, InstanceState, Series, Study
-from models.records.findings import ClassificationFinding
+from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary, delete_findings
 from models.records.inference import Inference, ModelVersion
 from models.records.ledger import DuplicatePolicy, Registration, register
 from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
@@ -26,7 +27,7 @@ from models.records.sessions import is_outage
 from models.requests import InferenceRequest
 from models.store.manifest import Manifest
 from models.telemetry import get_logger
-from worker.findings import Classification
+from worker.findings import Classification, CongestionFinding, Finding
 from worker.source import SourceFacts
 from worker.stages import Rendered
 
@@ -39,7 +40,7 @@ class TaskResult:
 
     manifest: Manifest
     engine: EngineInfo
-    finding: Classification
+    finding: Finding
     output: Rendered | None
 
 
@@ -161,16 +162,7 @@ class Settlement:
         )
         session.add(inference)
         session.flush()
-        finding = result.finding
-        session.add(
-            ClassificationFinding(
-                inference_id=inference.id,
-                label=finding.label,
-                positive=finding.positive,
-                probability=finding.probability,
-                threshold=finding.threshold,
-            )
-        )
+        session.add_all(rows_of(result.finding, inference.id))
         if result.output is not None:
             self._write_output(session, row.id, version_id, result.output)
 
@@ -201,6 +193,51 @@ class Settlement:
         )
 
 
+@singledispatch
+def rows_of(finding: Finding, inference_id: int) -> list[Base]:
+    """Give the rows that a finding is recorded as."""
+    raise TypeError(f"no record is known for {type(finding).__name__}")
+
+
+@rows_of.register
+def _rows_of_classification(finding: Classification, inference_id: int) -> list[Base]:
+    row = ClassificationFinding(
+        inference_id=inference_id,
+        label=finding.label,
+        positive=finding.positive,
+        probability=finding.probability,
+        threshold=finding.threshold,
+    )
+    return [row]
+
+
+@rows_of.register
+def _rows_of_congestion(finding: CongestionFinding, inference_id: int) -> list[Base]:
+    zones = [
+        ZoneFinding(
+            inference_id=inference_id,
+            zone=zone.zone,
+            score=zone.score,
+            probability=zone.probability,
+            expected_score=zone.expected_score,
+        )
+        for zone in finding.zones
+    ]
+    frame = finding.pixel_frame
+    summary = ZoneSummary(
+        inference_id=inference_id,
+        mean_csi=finding.mean_csi,
+        gradable_zones=finding.gradable_zones,
+        heart_failure_class=finding.heart_failure_class,
+        lungs_found=finding.lungs_found is True,
+        frame_left=frame.left,
+        frame_top=frame.top,
+        frame_right=frame.right,
+        frame_bottom=frame.bottom,
+    )
+    return [*zones, summary]
+
+
 def known_revision(session: Session, sop_instance_uid: str) -> int:
     """How often the bytes of an instance were replaced; 0 when the ledger does not know it."""
     return session.scalar(select(Instance.revision).where(Instance.sop_instance_uid == sop_instance_uid)) or 0
@@ -217,9 +254,7 @@ def is_settled(session: Session, request: InferenceRequest) -> bool:
 
 def forget_outcome(session: Session, row: Instance) -> None:
     """Take an instance back to `received`, its findings removed, so that it can be inferred again."""
-    inferences = select(Inference.id).where(Inference.instance_id == row.id)
-    session.execute(delete(ClassificationFinding).where(ClassificationFinding.inference_id.in_(inferences)))
-    session.execute(delete(Inference).where(Inference.instance_id == row.id))
+    delete_findings(session, row.id)
     row.state = InstanceState.RECEIVED
     row.reason = row.reason_detail = None
     row.attempts = 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import singledispatch
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +22,17 @@ from models.errors import Reason, Skipped, Unprocessable
 from models.pixels.header import read_header
 from models.pixels.limits import PixelLimits
 from models.pixels.radiograph import Radiograph
-from models.pixels.spec import InputSpec
+from models.pixels.spec import Framing, InputSpec
 from models.requests import InferenceRequest
 from models.store.manifest import Manifest
 from models.tasks import Task
-from worker.findings import Classification
+from worker.findings import Classification, CongestionFinding, Finding, SourceImage
 from worker.outputs.loop_guard import is_own_output
 from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
 from worker.overlay import OverlayCaption, draw_overlay
 from worker.routing import Routing
 from worker.source import IdentityPolicy, SourceFacts, read_facts
+from worker.zone_overlay import draw_zone_overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Prepared:
         facts: None when not even the header could be read.
         refusal: why nothing is inferred; None when `inputs` holds an array per task.
         inputs: ``(H, W) float32 in [0, 1]`` by task.
+        image: what the readers of the answers must know of it; None when there is a refusal.
         display: ``(h, w) uint8``, the image as a person would see it; None when no outputs are made.
     """
 
@@ -85,6 +88,7 @@ class Prepared:
     refusal: Unprocessable | None
     times: StageTimes
     inputs: dict[Task, NDArray[np.float32]] = field(default_factory=dict)
+    image: SourceImage | None = None
     display: NDArray[np.uint8] | None = None
 
 
@@ -98,7 +102,7 @@ class RenderOrder:
     display: NDArray[np.uint8]
     manifest: Manifest
     engine: EngineInfo
-    finding: Classification
+    finding: Finding
     outbox: str
 
 
@@ -155,8 +159,9 @@ def prepare(path: str, request: InferenceRequest) -> Prepared:
             radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=_smallest_side(tasks, _context))
         with times.measure("resize"):
             inputs = {task: radiograph.to_input(_context.input_specs[task]) for task in tasks}
+            image = _image(radiograph, tasks, _context)
             display = radiograph.to_display(_context.overlay_max_side) if _context.overlay_max_side else None
-        return Prepared(facts, None, times, inputs, display)
+        return Prepared(facts, None, times, inputs, image, display)
     except Unprocessable as refusal:
         return Prepared(facts, refusal, times)
     except MemoryError:
@@ -189,10 +194,39 @@ def _route(header: Dataset, request: InferenceRequest, context: StageContext) ->
     return served
 
 
+def _image(radiograph: Radiograph, tasks: tuple[Task, ...], context: StageContext) -> SourceImage:
+    seeks_lungs = any(context.input_specs[task].framing is Framing.LUNGS for task in tasks)
+    return SourceImage(radiograph.rows, radiograph.columns, radiograph.lung_fields if seeks_lungs else None)
+
+
 def _smallest_side(tasks: tuple[Task, ...], context: StageContext) -> int:
-    """Detail that codecs may leave out: finer than twice the inputs and than three quarters of the display."""
-    sides = [2 * max(spec.height, spec.width) for spec in (context.input_specs[task] for task in tasks)]
+    """Detail that codecs may leave out: finer than the inputs need and than three quarters of the display."""
+    sides = [context.input_specs[task].needed_side for task in tasks]
     return max(0, *sides, context.overlay_max_side * 3 // 4)
+
+
+@singledispatch
+def draw(finding: Finding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    """Draw a finding on ``(h, w) uint8``: the picture of a Secondary Capture, ``(H, W, 3) uint8`` RGB."""
+    raise TypeError(f"no picture is known for {type(finding).__name__}")
+
+
+@draw.register
+def _draw_classification(finding: Classification, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    caption = OverlayCaption(
+        task=manifest.task.value,
+        label=finding.label,
+        positive_label=finding.positive_label,
+        probability=finding.probability,
+        threshold=finding.threshold,
+        version=manifest.version,
+    )
+    return draw_overlay(display, finding.cam, caption)
+
+
+@draw.register
+def _draw_congestion(finding: CongestionFinding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    return draw_zone_overlay(display, finding, manifest.version)
 
 
 def render(order: RenderOrder) -> Rendered:
@@ -205,15 +239,7 @@ def render(order: RenderOrder) -> Rendered:
     times = StageTimes()
     manifest, finding = order.manifest, order.finding
     with times.measure("overlay"):
-        caption = OverlayCaption(
-            task=manifest.task.value,
-            label=finding.label,
-            positive_label=finding.positive_label,
-            probability=finding.probability,
-            threshold=finding.threshold,
-            version=manifest.version,
-        )
-        picture = draw_overlay(order.display, finding.cam, caption)
+        picture = draw(finding, order.display, manifest)
     with times.measure("write_output"):
         written = write_secondary_capture(
             SecondaryCaptureOrder(
@@ -223,7 +249,7 @@ def render(order: RenderOrder) -> Rendered:
                 engine=order.engine,
                 source_sop_instance_uid=order.source_sop_instance_uid,
                 revision=order.revision,
-                finding=f"{finding.positive_label} {finding.probability:.3f}, threshold {finding.threshold:.3f}",
+                finding=finding.description,
             ),
             Path(order.outbox),
         )

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Literal
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models.records.base import from_posix, insert_ignoring, utc_now
 from models.records.dicom import SETTLED_STATES, Instance, InstanceState
-from models.records.findings import ClassificationFinding
-from models.records.inference import Inference
+from models.records.findings import delete_findings
 from models.requests import InferenceRequest
 
 DuplicatePolicy = Literal["keep_first", "replace"]
@@ -113,9 +112,7 @@ def _told(request: InferenceRequest) -> dict[str, object]:
 
 
 def _replace(session: Session, row: Instance, request: InferenceRequest) -> None:
-    inferences = select(Inference.id).where(Inference.instance_id == row.id)
-    session.execute(delete(ClassificationFinding).where(ClassificationFinding.inference_id.in_(inferences)))
-    session.execute(delete(Inference).where(Inference.instance_id == row.id))
+    delete_findings(session, row.id)
     for name, value in _told(request).items():
         setattr(row, name, value)
     row.revision += 1

@@ -30,7 +30,18 @@ SELECT
     pneumonia.probability AS pneumonia_probability,
     pneumonia.threshold AS pneumonia_threshold,
     pneumonia.label AS pneumonia_label,
-    pneumonia.positive AS pneumonia_positive
+    pneumonia.positive AS pneumonia_positive,
+    csi.version AS csi_version,
+    csi.mean_csi AS csi_mean,
+    csi.gradable_zones AS csi_gradable_zones,
+    csi.heart_failure_class,
+    csi.lungs_found AS csi_lungs_found,
+    csi.right_sup AS csi_right_sup,
+    csi.left_sup AS csi_left_sup,
+    csi.right_mid AS csi_right_mid,
+    csi.left_mid AS csi_left_mid,
+    csi.right_inf AS csi_right_inf,
+    csi.left_inf AS csi_left_inf
 FROM instance
 LEFT JOIN series ON series.id = instance.series_id
 LEFT JOIN study ON study.id = series.study_id
@@ -42,8 +53,31 @@ LEFT JOIN (
     JOIN model_version ON model_version.id = inference.model_version_id AND model_version.task = 'pneumonia'
     JOIN classification_finding AS finding ON finding.inference_id = inference.id
 ) AS pneumonia ON pneumonia.instance_id = instance.id AND pneumonia.newest = 1
+LEFT JOIN (
+    SELECT inference.instance_id, model_version.version, summary.mean_csi, summary.gradable_zones,
+           summary.heart_failure_class, summary.lungs_found, zones.right_sup, zones.left_sup, zones.right_mid,
+           zones.left_mid, zones.right_inf, zones.left_inf,
+           ROW_NUMBER() OVER (PARTITION BY inference.instance_id ORDER BY inference.id DESC) AS newest
+    FROM inference
+    JOIN model_version ON model_version.id = inference.model_version_id AND model_version.task = 'csi'
+    JOIN zone_summary AS summary ON summary.inference_id = inference.id
+    JOIN (
+        SELECT inference_id,
+               MAX(CASE WHEN zone = 'right_sup' THEN score END) AS right_sup,
+               MAX(CASE WHEN zone = 'left_sup' THEN score END) AS left_sup,
+               MAX(CASE WHEN zone = 'right_mid' THEN score END) AS right_mid,
+               MAX(CASE WHEN zone = 'left_mid' THEN score END) AS left_mid,
+               MAX(CASE WHEN zone = 'right_inf' THEN score END) AS right_inf,
+               MAX(CASE WHEN zone = 'left_inf' THEN score END) AS left_inf
+        FROM zone_finding
+        GROUP BY inference_id
+    ) AS zones ON zones.inference_id = inference.id
+) AS csi ON csi.instance_id = instance.id AND csi.newest = 1
 """
-"""One row per instance, newest finding of each task; every accepted instance is here, also skipped and failed ones."""
+"""One row per instance, newest finding of each task; every accepted instance is here, also skipped and failed ones.
+
+A zone's score is null where nothing was analysed or the zone is ungradable; `csi_gradable_zones` tells these apart.
+"""
 
 STUDY_FINDINGS: Final = """
 SELECT
@@ -59,7 +93,11 @@ SELECT
     MIN(received_at) AS first_received_at,
     MAX(settled_at) AS last_settled_at,
     MAX(pneumonia_probability) AS pneumonia_probability,
-    MAX(CASE WHEN pneumonia_positive THEN 1 WHEN pneumonia_positive IS NULL THEN NULL ELSE 0 END) AS pneumonia_positive
+    MAX(CASE WHEN pneumonia_positive THEN 1 WHEN pneumonia_positive IS NULL THEN NULL ELSE 0 END) AS pneumonia_positive,
+    MAX(csi_mean) AS csi_mean,
+    CASE MAX(CASE heart_failure_class WHEN 'high' THEN 3 WHEN 'medium' THEN 2 WHEN 'low' THEN 1 END)
+        WHEN 3 THEN 'high' WHEN 2 THEN 'medium' WHEN 1 THEN 'low'
+    END AS heart_failure_class
 FROM instance_findings
 WHERE study_instance_uid IS NOT NULL
 GROUP BY study_instance_uid, accession_number, study_date, patient_id

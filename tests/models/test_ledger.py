@@ -6,21 +6,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from threading import Barrier
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.records.base import from_posix, utc_now
 from models.records.dicom import Instance, InstanceState
-from models.records.findings import ClassificationFinding
+from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
 from models.records.inference import Inference, ModelVersion
 from models.records.ledger import DuplicatePolicy, Registration, mark_queued, register
 from models.records.sessions import is_outage, open_database, session_factory
 from models.requests import InferenceRequest, Lane
 from models.settings import Settings
 from models.tasks import Task
+from models.zones import ZONES, HeartFailureClass
 
 MakeRequest = Callable[..., InferenceRequest]
 Sessions = sessionmaker[Session]
@@ -44,19 +46,37 @@ def _settle(sessions: Sessions, state: InstanceState = InstanceState.DONE, uid: 
     with sessions.begin() as session:
         row = session.scalars(select(Instance).where(Instance.sop_instance_uid == uid)).one()
         row.state, row.settled_at = state, utc_now()
-        version = ModelVersion(
-            task=Task.PNEUMONIA, version="1.0", network="n", network_sha256="0" * 64, first_served_at=utc_now()
-        )
-        session.add(version)
-        session.flush()
-        inference = Inference(
-            instance_id=row.id, model_version_id=version.id, provider="p", precision="fp32", inferred_at=utc_now()
-        )
-        session.add(inference)
-        session.flush()
+        first, second = (_inference(session, row, task) for task in (Task.PNEUMONIA, Task.CSI))
         session.add(
-            ClassificationFinding(inference_id=inference.id, label="x", positive=True, probability=0.75, threshold=0.5)
+            ClassificationFinding(inference_id=first.id, label="x", positive=True, probability=0.75, threshold=0.5)
         )
+        session.add_all(
+            ZoneFinding(inference_id=second.id, zone=zone, score=2, probability=0.75, expected_score=1.5)
+            for zone in ZONES
+        )
+        frame = dict.fromkeys(("frame_left", "frame_top", "frame_right", "frame_bottom"), 0)
+        session.add(
+            ZoneSummary(
+                inference_id=second.id,
+                mean_csi=2.0,
+                gradable_zones=6,
+                heart_failure_class=HeartFailureClass.MEDIUM,
+                lungs_found=True,
+                **frame,
+            )
+        )
+
+
+def _inference(session: Session, row: Instance, task: Task) -> Inference:
+    version = ModelVersion(task=task, version="1.0", network="n", network_sha256="0" * 64, first_served_at=utc_now())
+    session.add(version)
+    session.flush()
+    inference = Inference(
+        instance_id=row.id, model_version_id=version.id, provider="p", precision="fp32", inferred_at=utc_now()
+    )
+    session.add(inference)
+    session.flush()
+    return inference
 
 
 def test_an_instance_first_seen_is_new_and_recorded_as_received(sessions: Sessions, make_request: MakeRequest) -> None:
@@ -125,8 +145,8 @@ def test_other_bytes_replace_the_result_where_that_is_the_policy(sessions: Sessi
     assert row.settled_at is None
     assert row.received_at == from_posix(1.7e9 + 60)
     with sessions() as session:
-        assert session.scalar(select(func.count()).select_from(Inference)) == 0
-        assert session.scalar(select(func.count()).select_from(ClassificationFinding)) == 0
+        for table in (Inference, ClassificationFinding, ZoneFinding, ZoneSummary):
+            assert session.scalar(select(func.count()).select_from(table)) == 0
     assert _register(sessions, other, policy="replace") == [Registration.PENDING]
 
 
@@ -231,6 +251,39 @@ def test_the_database_refuses_probabilities_outside_their_range(sessions: Sessio
     _settle(sessions)
     with pytest.raises(IntegrityError), sessions.begin() as session:
         session.scalars(select(ClassificationFinding)).one().probability = 1.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": 4},
+        {"score": -1},
+        {"score": None},
+        {"expected_score": None},
+        {"expected_score": 3.5},
+        {"probability": 1.5},
+    ],
+    ids=str,
+)
+def test_the_database_refuses_zones_that_cannot_be(
+    sessions: Sessions, make_request: MakeRequest, change: dict[str, Any]
+) -> None:
+    _register(sessions, make_request())
+    _settle(sessions)
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.execute(update(ZoneFinding).values(**change))
+
+
+@pytest.mark.parametrize(
+    "change", [{"mean_csi": 3.5}, {"mean_csi": None}, {"gradable_zones": 0}, {"gradable_zones": 7}]
+)
+def test_the_database_refuses_summaries_that_cannot_be(
+    sessions: Sessions, make_request: MakeRequest, change: dict[str, Any]
+) -> None:
+    _register(sessions, make_request())
+    _settle(sessions)
+    with pytest.raises(IntegrityError), sessions.begin() as session:
+        session.execute(update(ZoneSummary).values(**change))
 
 
 def test_rows_that_others_refer_to_cannot_be_deleted(sessions: Sessions, make_request: MakeRequest) -> None:

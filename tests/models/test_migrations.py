@@ -52,7 +52,7 @@ def _schema(engine: Engine) -> dict[str, object]:
 def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(bare: Engine) -> None:
     assert current_revision(bare) is None
     migrate(bare)
-    assert current_revision(bare) == newest_revision() == "0001"
+    assert current_revision(bare) == newest_revision() == "0002"
 
 
 def test_migrating_twice_changes_nothing(bare: Engine) -> None:
@@ -71,6 +71,41 @@ def test_a_downgrade_leaves_nothing_behind_and_can_be_upgraded_again(bare: Engin
     assert current_revision(bare) is None
     migrate(bare)
     assert _schema(bare) == upgraded
+
+
+def test_a_step_back_takes_the_congestion_scores_away_and_keeps_all_else(bare: Engine) -> None:
+    migrate(bare, "0001")
+    before = _schema(bare)
+    definitions = {name: _definition(bare, name) for name in VIEWS}
+    _insert(bare, task="pneumonia")
+    read = text("SELECT sop_instance_uid, pneumonia_version, pneumonia_probability FROM instance_findings")
+    found = [("1.2.3", "1.0", 0.75)]
+    migrate(bare)
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+        connection.execute(text("INSERT INTO zone_summary VALUES (1, NULL, 0, NULL, TRUE, -4, 0, 9, 9)"))
+        connection.execute(text("INSERT INTO zone_finding VALUES (1, 'left_inf', 2, 0.5, 1.75)"))
+    _alembic(bare, command.downgrade, "0001")
+    assert _schema(bare) == before
+    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+
+
+def _insert(engine: Engine, task: str) -> None:
+    """Write one instance with one classification finding, as the first schema has them."""
+    moment = "'2026-01-01 12:00:00+00:00'"
+    statements = (
+        f"INSERT INTO model_version VALUES (1, '{task}', '1.0', 'n', 'h', {moment})",
+        "INSERT INTO instance (id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, content_sha256, revision,"
+        " calling_ae_title, lane, state, duplicates, conflicts, attempts, received_at)"
+        f" VALUES (1, '1.2.3', '1', '1', 'h', 0, 'A', 'routine', 'done', 0, 0, 0, {moment})",
+        f"INSERT INTO inference VALUES (1, 1, 1, 'p', 'fp32', {moment})",
+        "INSERT INTO classification_finding VALUES (1, 'pneumonia', TRUE, 0.75, 0.5)",
+    )
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 def test_the_migrated_schema_is_the_one_of_the_mapped_classes(database: Engine) -> None:
@@ -112,6 +147,15 @@ def test_closed_sets_and_ranges_are_checked_by_the_database(database: Engine) ->
         "ck_output_output_kind",
         "ck_model_version_task",
         "ck_classification_finding_probability_range",
+        "ck_zone_finding_zone",
+        "ck_zone_finding_score_range",
+        "ck_zone_finding_probability_range",
+        "ck_zone_finding_expected_score_range",
+        "ck_zone_finding_scores_together",
+        "ck_zone_summary_heart_failure_class",
+        "ck_zone_summary_mean_csi_range",
+        "ck_zone_summary_gradable_zones_range",
+        "ck_zone_summary_mean_csi_of_gradable_zones",
     } <= checks
 
 

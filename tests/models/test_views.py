@@ -11,10 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.records.dicom import Instance, InstanceState, Series, Study
-from models.records.findings import ClassificationFinding
+from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
 from models.records.inference import Inference, ModelVersion
 from models.requests import Lane
 from models.tasks import Task
+from models.zones import ZONES, HeartFailureClass
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -28,11 +29,13 @@ class _Example:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        served = {Task.PNEUMONIA: ("1.0", "2.0"), Task.NORMALITY: ("1.0",), Task.CSI: ("3.0", "4.0")}
         self.versions = {
             (task, name): self._add(
                 ModelVersion(task=task, version=name, network="n", network_sha256="0" * 64, first_served_at=NOON)
             )
-            for task, name in [(Task.PNEUMONIA, "1.0"), (Task.PNEUMONIA, "2.0"), (Task.NORMALITY, "1.0")]
+            for task, names in served.items()
+            for name in names
         }
 
     def _add(self, row: Any) -> Any:
@@ -66,10 +69,8 @@ class _Example:
             )
         )
 
-    def finding(
-        self, instance: Instance, probability: float, version: str = "1.0", task: Task = Task.PNEUMONIA
-    ) -> None:
-        inference = self._add(
+    def inference(self, instance: Instance, version: str, task: Task) -> Inference:
+        return self._add(
             Inference(
                 instance_id=instance.id,
                 model_version_id=self.versions[task, version].id,
@@ -78,6 +79,40 @@ class _Example:
                 inferred_at=NOON,
             )
         )
+
+    def congestion(
+        self,
+        instance: Instance,
+        scores: Sequence[int | None],
+        mean: float | None,
+        worst: str | None,
+        version: str = "3.0",
+        lungs_found: bool = True,
+    ) -> None:
+        inference = self.inference(instance, version, Task.CSI)
+        for zone, score in zip(ZONES, scores, strict=True):
+            expected = None if score is None else 1.5
+            self._add(
+                ZoneFinding(inference_id=inference.id, zone=zone, score=score, probability=0.5, expected_score=expected)
+            )
+        self._add(
+            ZoneSummary(
+                inference_id=inference.id,
+                mean_csi=mean,
+                gradable_zones=sum(score is not None for score in scores),
+                heart_failure_class=worst and HeartFailureClass(worst),
+                lungs_found=lungs_found,
+                frame_left=-5,
+                frame_top=0,
+                frame_right=100,
+                frame_bottom=90,
+            )
+        )
+
+    def finding(
+        self, instance: Instance, probability: float, version: str = "1.0", task: Task = Task.PNEUMONIA
+    ) -> None:
+        inference = self.inference(instance, version, task)
         positive = probability >= 0.5
         self._add(
             ClassificationFinding(
@@ -111,6 +146,27 @@ def example(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
         # Accepted, but not read yet: no study is known.
         write.instance("4", None, InstanceState.RECEIVED, 6)
         write.instance("5", None, InstanceState.QUEUED, 7)
+    return sessions
+
+
+@pytest.fixture
+def congested(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    with sessions.begin() as session:
+        write = _Example(session)
+        # Study 1: three films of rising congestion, the worst with a zone that nobody can judge; one of no task.
+        first = write.series("1", "1.1")
+        write.congestion(write.instance("1.1", first, InstanceState.DONE, 0), (0, 0, 0, 0, 0, 1), 1 / 6, "low")
+        worst = write.instance("1.2", first, InstanceState.DONE, 1)
+        write.congestion(worst, (3, 3, 3, 3, 3, None), 3.0, "high")
+        write.finding(worst, 0.75)
+        write.congestion(write.instance("1.3", first, InstanceState.DONE, 2), (2, 2, 2, 2, 2, 2), 2.0, "medium")
+        write.finding(write.instance("1.4", first, InstanceState.DONE, 3), 0.25)
+        # Study 2: analysed by two versions, the newest counts; no zone is gradable.
+        twice = write.instance("2.1", write.series("2", "2.1"), InstanceState.DONE, 4)
+        write.congestion(twice, (3, 3, 3, 3, 3, 3), 3.0, "high", "3.0")
+        write.congestion(twice, (None,) * 6, None, None, "4.0", lungs_found=False)
+        # Study 3: nothing was analysed.
+        write.instance("3.1", write.series("3", "3.1"), InstanceState.SKIPPED, 5, "excluded_by_rule")
     return sessions
 
 
@@ -175,3 +231,46 @@ def test_a_study_says_when_it_began_and_when_the_last_instance_was_settled(examp
     assert len(rows) == 1
     first, last = (str(moment).replace("+00:00", "").removesuffix(".000000") for moment in rows[0])
     assert (first, last) == ("2026-01-01 12:00:00", "2026-01-01 12:03:00")
+
+
+def test_congestion_scores_stand_by_zone_and_are_null_where_ungradable_or_not_analysed(
+    congested: sessionmaker[Session],
+) -> None:
+    rows = _rows(
+        congested,
+        "SELECT sop_instance_uid, csi_right_sup, csi_left_sup, csi_right_mid, csi_left_mid, csi_right_inf,"
+        " csi_left_inf FROM instance_findings ORDER BY sop_instance_uid",
+    )
+    assert rows == [
+        ("1.1", 0, 0, 0, 0, 0, 1),
+        ("1.2", 3, 3, 3, 3, 3, None),
+        ("1.3", 2, 2, 2, 2, 2, 2),
+        ("1.4", *(None,) * 6),
+        ("2.1", *(None,) * 6),
+        ("3.1", *(None,) * 6),
+    ]
+
+
+def test_an_instance_has_one_row_with_the_newest_finding_of_each_task(congested: sessionmaker[Session]) -> None:
+    rows = _rows(
+        congested,
+        "SELECT sop_instance_uid, pneumonia_probability, csi_version, csi_mean, csi_gradable_zones,"
+        " heart_failure_class, csi_lungs_found FROM instance_findings ORDER BY sop_instance_uid",
+    )
+    assert rows == [
+        ("1.1", None, "3.0", pytest.approx(1 / 6), 6, "low", True),
+        ("1.2", 0.75, "3.0", 3.0, 5, "high", True),
+        ("1.3", None, "3.0", 2.0, 6, "medium", True),
+        ("1.4", 0.25, None, None, None, None, None),
+        ("2.1", None, "4.0", None, 0, None, False),
+        ("3.1", None, None, None, None, None, None),
+    ]
+
+
+def test_a_study_has_the_highest_mean_and_the_worst_class_of_its_instances(congested: sessionmaker[Session]) -> None:
+    rows = _rows(
+        congested,
+        "SELECT study_instance_uid, instances, pneumonia_probability, csi_mean, heart_failure_class"
+        " FROM study_findings ORDER BY study_instance_uid",
+    )
+    assert rows == [("1", 4, 0.75, 3.0, "high"), ("2", 1, None, None, None), ("3", 1, None, None, None)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
@@ -26,16 +28,20 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.engines.engine import EngineInfo, Outputs
+from models.engines.onnx_runtime import OnnxRuntimeEngine
 from models.errors import Reason, Unprocessable
-from models.pixels.spec import InputSpec
+from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
+from models.pixels.spec import Framing, InputSpec
 from models.records.dicom import InstanceState
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import PatientIdentity
 from models.spool import Spool
 from models.store.manifest import Manifest
+from models.store.store import open_version
 from models.tasks import Task
+from models.zones import CLASS_NAMES, ZONE_COLUMNS, ZONE_ROWS, ZONES, Congestion
 from worker.batch_worker import BatchWorker, WorkerTimes
-from worker.findings import Classification
+from worker.findings import Classification, CongestionFinding, SourceImage, grade
 from worker.maintenance import Maintenance
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
@@ -45,6 +51,7 @@ from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.stages import Rendered, StageTimes
 
 SIDE = 16
+MIDDLE = Frame(0.25, 0.25, 0.75, 0.75)
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -102,6 +109,88 @@ class MeanEngine:
 def mean_engine(manifest: Manifest, engine_info: EngineInfo) -> MeanEngine:
     """A loaded engine."""
     return MeanEngine(manifest, engine_info)
+
+
+# Of six zones each is severe by its mean grey, else normal; its map is the image where the zone is.
+ZONES_BY_GREY = """
+<ir_version: 10, opset_import: ["" : 18]>
+zones (float[N, 1, 24, 24] image) => (float[N, 6, 5] probability, float[N, 6, 12, 12] cam)
+<int64[3] list = {-1, 6, 1}, float unit = {1.0}>
+{
+    means = AveragePool <kernel_shape = [8, 12], strides = [8, 12]> (image)
+    severe = Reshape (means, list)
+    normal = Sub (unit, severe)
+    other = Sub (severe, severe)
+    probability = Concat <axis = 2> (normal, other, other, severe, other)
+    small = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (image)
+    cam = Mul (small, places)
+}
+"""
+
+
+def places_of_zones(height: int, width: int) -> NDArray[np.float32]:
+    """``(6, height, width)``: 1 where a zone is, else 0."""
+    places = np.zeros((len(ZONES), height, width), np.float32)
+    rows, columns = height // ZONE_ROWS, width // ZONE_COLUMNS
+    for number in range(len(ZONES)):
+        row, column = divmod(number, ZONE_COLUMNS)
+        places[number, row * rows : (row + 1) * rows, column * columns : (column + 1) * columns] = 1
+    return places
+
+
+@pytest.fixture(scope="session")
+def csi_manifest() -> Manifest:
+    """A model version of the task of six zones, which looks for the lungs."""
+    return Manifest(
+        task=Task.CSI,
+        network="mean_of_zones",
+        version="3.0.0",
+        labels=CLASS_NAMES,
+        input_spec=InputSpec(height=24, width=24, framing=Framing.LUNGS),
+        output_names=("probability", "cam"),
+        files={"network.onnx": "ef" * 32},
+        licence="made in a test",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        radstream_version="0.1.0",
+    )
+
+
+@pytest.fixture
+def csi_engine(csi_manifest: Manifest, tmp_path: Path) -> OnnxRuntimeEngine:
+    """A real engine of that version; each zone is severe where its mean grey is above a half, else normal."""
+    graph = onnx.parser.parse_model(ZONES_BY_GREY)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(places_of_zones(12, 12)[np.newaxis], "places"))
+    onnx.checker.check_model(graph)
+    content = graph.SerializeToString()
+    directory = tmp_path / "csi_version"
+    directory.mkdir()
+    (directory / "network.onnx").write_bytes(content)
+    files = {"network.onnx": hashlib.sha256(content).hexdigest()}
+    (directory / "manifest.json").write_text(csi_manifest.model_copy(update={"files": files}).model_dump_json())
+    return OnnxRuntimeEngine(open_version(directory), threads=1)
+
+
+@pytest.fixture(scope="session")
+def make_congestion(csi_manifest: Manifest) -> Callable[..., CongestionFinding]:
+    """Make the answer for an image of 200 x 100 pixels; None is an ungradable zone."""
+
+    def make(
+        scores: Sequence[int | None] = (0, 0, 0, 0, 0, 0),
+        frame: Frame = MIDDLE,
+        lungs_found: bool | None = True,
+        cams: NDArray[np.float32] | None = None,
+    ) -> CongestionFinding:
+        probability = np.full((1, len(ZONES), len(Congestion)), 0.05, np.float32)
+        for place, score in enumerate(scores):
+            probability[0, place, Congestion.UNGRADABLE if score is None else score] = 0.8
+        outputs = {"probability": probability} | ({} if cams is None else {"cam": cams[np.newaxis]})
+        manifest = csi_manifest
+        if lungs_found is None:
+            manifest = manifest.model_copy(update={"input_spec": InputSpec(height=24, width=24)})
+        fields = LungFields(frame if lungs_found else WHOLE_IMAGE, 0.9 if lungs_found else 0.1, bool(lungs_found))
+        return grade(manifest, outputs, 0, SourceImage(200, 100, fields))
+
+    return make
 
 
 @pytest.fixture
@@ -177,6 +266,8 @@ class Outcomes:
     engine: EngineInfo
     make_request: Callable[..., InferenceRequest]
     make_source: Callable[..., Dataset]
+    csi_manifest: Manifest
+    make_congestion: Callable[..., CongestionFinding]
 
     def facts(self, uid: str = "1.2.3", mode: PatientIdentity = PatientIdentity.FULL, **changes: object) -> SourceFacts:
         """Facts of a source dataset."""
@@ -190,6 +281,10 @@ class Outcomes:
             Task.PNEUMONIA, "1.2.840.10008.5.1.4.1.1.7", output_uid, "1.9", f"{output_uid}.dcm", StageTimes()
         )
         return TaskResult(self.manifest, self.engine, finding, output or None)
+
+    def congestion(self, *scores: int | None, **answer: Any) -> TaskResult:
+        """A finding of the six zones, without output."""
+        return TaskResult(self.csi_manifest, self.engine, self.make_congestion(scores, **answer), None)
 
     def done(
         self,
@@ -219,9 +314,11 @@ def outcomes(
     engine_info: EngineInfo,
     make_request: Callable[..., InferenceRequest],
     make_source: Callable[..., Dataset],
+    csi_manifest: Manifest,
+    make_congestion: Callable[..., CongestionFinding],
 ) -> Outcomes:
     """A maker of outcomes."""
-    return Outcomes(manifest, engine_info, make_request, make_source)
+    return Outcomes(manifest, engine_info, make_request, make_source, csi_manifest, make_congestion)
 
 
 @pytest.fixture

@@ -162,6 +162,36 @@ def test_results_are_one_row_per_instance_newest_first(settled: Sessions) -> Non
     assert rows[2]["delivered_at"] is None
 
 
+def test_results_show_the_zones_each_in_json_and_csv_and_together_in_a_table(sessions: Sessions, outcomes: Any) -> None:
+    congested = outcomes.done("1.1.1")
+    congested = replace(congested, results=(*congested.results, outcomes.congestion(3, 2, 0, 1, None, 1)))
+    Settlement(sessions, "keep_first", []).settle([congested, outcomes.done("1.1.2")])
+    rows = {row["sop_instance_uid"]: row for row in _results(sessions)}
+    found = {name: value for name, value in rows["1.1.1"].items() if "csi" in name or "heart" in name}
+    assert found == {
+        "csi_mean": pytest.approx(1.4),
+        "heart_failure_class": "medium",
+        "csi_right_sup": 3,
+        "csi_left_sup": 2,
+        "csi_right_mid": 0,
+        "csi_left_mid": 1,
+        "csi_right_inf": None,
+        "csi_left_inf": 1,
+        "csi_gradable_zones": 5,
+        "csi_lungs_found": True,
+        "csi_version": "3.0.0",
+    }
+    assert {value for name, value in rows["1.1.2"].items() if "csi" in name or "heart" in name} == {None}
+    ordered = list(rows.values())
+    assert json.loads(_written(ordered, "json"))[0].keys() == rows["1.1.1"].keys()
+    read = {row["sop_instance_uid"]: row for row in csv.DictReader(io.StringIO(_written(ordered, "csv")))}
+    assert (read["1.1.1"]["csi_right_sup"], read["1.1.1"]["csi_right_inf"]) == ("3", "")
+    table = _written(ordered, "table")
+    assert "3 2 / 0 1 / - 1" in table
+    assert "1.400" in table
+    assert table.count(" / ") == 2, "an instance without the task has no zones, not six dashes"
+
+
 def test_results_hold_nothing_of_the_patient(settled: Sessions) -> None:
     assert "Doe" not in json.dumps(_results(settled), default=str)
     assert "ID7" not in json.dumps(_results(settled), default=str)
@@ -362,11 +392,11 @@ def test_a_database_is_migrated_by_the_command_and_asked_for_before(run_python: 
     before = run_python("-m", "worker", "status", env=environment)
     assert before.returncode == 2
     assert before.stderr == (
-        "radstream: the results database is at migration none, this version needs 0001: "
+        "radstream: the results database is at migration none, this version needs 0002: "
         "run `python -m worker migrate`\n"
     )
     migrated = run_python("-m", "worker", "migrate", env=environment)
-    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0001\n")
+    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0002\n")
     after = run_python("-m", "worker", "status", env=environment)
     assert (after.returncode, after.stderr) == (0, "")
     assert "Redis does not answer" in after.stdout

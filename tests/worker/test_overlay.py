@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.identity import DISCLAIMER
-from worker.overlay import ALPHA, COLD, OverlayCaption, draw_overlay
+from worker.heat import ALPHA, COLD
+from worker.overlay import OverlayCaption, draw_overlay
 
 CAPTION = OverlayCaption("pneumonia", "PNEUMONIA", "PNEUMONIA", 0.874, 0.52, "efficientnet_lite0-2026.11")
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,16 +24,18 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from migrations.schema import migrate
 from models.errors import Reason, Transient
+from models.pixels import lung_fields
 from models.pixels.limits import PixelLimits
+from models.pixels.radiograph import Radiograph
 from models.records.dicom import Instance, InstanceState
-from models.records.findings import ClassificationFinding
+from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
 from models.records.inference import Inference
 from models.records.outputs import Delivery, Output
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest, Lane
 from models.settings import PatientIdentity, Settings
 from models.spool import Spool
-from models.tasks import Task
+from models.zones import ZONES
 from worker import pipeline as pipeline_module
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
@@ -44,6 +47,8 @@ from worker.stages import StageContext
 
 Sessions = sessionmaker[Session]
 Eventually = Callable[..., None]
+
+AVERAGE_CHEST = Path(lung_fields.__file__).with_name("average_chest.png")
 
 
 def _half_white(share: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -70,20 +75,22 @@ class Line:
         max_batch: int = 8,
         max_delay_s: float = 0.05,
         outputs: bool = True,
+        others: tuple[Any, ...] = (),
     ) -> None:
         self.spool, self.outbox, self.sessions, self.engine = spool, outbox, sessions, engine
         self.done: list[Done] = []
         self.registry = CollectorRegistry()
         self.metrics = WorkerMetrics(self.registry)
+        engines = {served.manifest.task: served for served in (engine, *others)}
         self.pipeline = Pipeline(
             spool=spool,
             outbox=outbox,
-            engines={Task.PNEUMONIA: engine},
+            engines=engines,
             context=StageContext(
                 routing=routing or Routing.read(None),
                 identity=IdentityPolicy(PatientIdentity.FULL),
                 limits=limits or PixelLimits(),
-                input_specs={Task.PNEUMONIA: engine.manifest.input_spec},
+                input_specs={task: served.manifest.input_spec for task, served in engines.items()},
                 own_ae_titles=frozenset({"OUR_AI"}),
                 overlay_max_side=256 if outputs else 0,
             ),
@@ -362,6 +369,118 @@ def test_an_engine_that_breaks_ends_the_pipeline_and_leaves_the_instance_pending
     eventually(lambda: not line.pipeline.alive, timeout_s=60)
     assert line.done == []
     assert line.pending() == ["1.2.3"]
+
+
+# Six zones
+
+
+def _chest(*bright: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(480, 480) uint8, a chest whose lungs are found; zones with these numbers are white, the others dark."""
+    average = cv2.imread(str(AVERAGE_CHEST), cv2.IMREAD_GRAYSCALE)
+    chest = (cv2.resize(average, (480, 480), interpolation=cv2.INTER_CUBIC) * 0.6).astype(np.uint8)
+    frame = Radiograph.from_grayscale(chest).lung_fields.frame
+    for number in bright:
+        row, column = divmod(number, 2)
+        top, left = (frame.top + frame.height * row / 3) * 480, (frame.left + frame.width * column / 2) * 480
+        bottom, right = top + frame.height / 3 * 480, left + frame.width / 2 * 480
+        area = chest[round(top) : round(bottom), round(left) : round(right)]
+        area[...] = np.minimum(area.astype(int) + 150, 255)
+    return chest
+
+
+def _scores(line: Line, uid: str = "1.2.3") -> dict[str, int | None]:
+    with line.sessions() as session:
+        statement = (
+            select(ZoneFinding.zone, ZoneFinding.score)
+            .join(Inference, Inference.id == ZoneFinding.inference_id)
+            .join(Instance, Instance.id == Inference.instance_id)
+            .where(Instance.sop_instance_uid == uid)
+        )
+        return {zone.value: score for zone, score in session.execute(statement)}
+
+
+def test_a_severe_zone_left_above_in_the_image_is_right_sup_in_records_output_and_picture(
+    lay: Any, make_source: Any, eventually: Eventually, csi_engine: Any
+) -> None:
+    line = lay(others=(csi_engine,))
+    line.pipeline.submit(line.accept(make_source("1.2.3", _chest(0))))
+    line.pipeline.submit(line.accept(make_source("1.2.4", _chest())))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    assert {done.state for done in line.done} == {InstanceState.DONE}
+    normal = dict.fromkeys(ZONES, 0)
+    assert _scores(line) == {**normal, "right_sup": 3}
+    assert _scores(line, "1.2.4") == normal
+    with line.sessions() as session:
+        statement = select(ZoneSummary).join(Inference).join(Instance).order_by(Instance.sop_instance_uid)
+        summary = session.scalars(statement).first()
+        files = {output.file_name for output in session.scalars(select(Output))}
+    assert summary is not None
+    assert (summary.mean_csi, summary.gradable_zones, summary.lungs_found) == (0.5, 6, True)
+    frame = (summary.frame_left, summary.frame_top, summary.frame_right, summary.frame_bottom)
+    assert frame == pytest.approx((38, 44, 447, 412), abs=15), "pixels of the image of 480 x 480"
+    captures = [dcmread(line.outbox.path_of(name)) for name in files]
+    assert len(captures) == 4, "two tasks, two instances"
+    (severe,) = [capture for capture in captures if "right_sup 3" in capture.DerivationDescription]
+    assert "mean CSI 0.50, right_sup 3, left_sup 0," in severe.DerivationDescription
+    assert severe.SeriesDescription == "AI csi overlay 3.0.0"
+    film = severe.pixel_array[:512, :512].astype(int)
+    coloured = np.argwhere(np.ptp(film, axis=-1) > 30)
+    assert len(coloured) > 1000
+    assert (coloured.max(axis=0) < 270).all(), "heat only above and left in the picture"
+
+
+def test_lungs_that_are_not_found_are_counted_and_the_zones_divide_the_image(
+    lay: Any, make_source: Any, eventually: Eventually, csi_engine: Any
+) -> None:
+    line = lay(others=(csi_engine,), outputs=False)
+    pixels = np.zeros((60, 40), np.uint8)
+    pixels[40:, 20:] = 255  # below and right
+    line.pipeline.submit(line.accept(make_source("1.2.3", pixels)))
+    line.pipeline.submit(line.accept(make_source("1.2.4", _chest(0))))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    assert _scores(line) == {**dict.fromkeys(ZONES, 0), "left_inf": 3}
+    with line.sessions() as session:
+        (summary,) = session.scalars(select(ZoneSummary).where(ZoneSummary.lungs_found.is_(False)))
+    frame = (summary.frame_left, summary.frame_top, summary.frame_right, summary.frame_bottom)
+    assert frame == (0, 0, 40, 60)
+    assert line.sample("radstream_worker_lungs_not_found_total") == 1
+    assert line.sample("radstream_worker_inferences_total", task="csi") == 2
+    assert line.sample("radstream_worker_score_sum", task="csi") == pytest.approx(2 * 0.5 / 3)
+
+
+def test_one_instance_whose_zones_are_no_probabilities_fails_alone(
+    lay: Any, make_source: Any, eventually: Eventually, csi_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = csi_engine.run
+
+    def spoilt(image: Any) -> Any:
+        outputs = run(image)
+        outputs["probability"][image.mean(axis=(1, 2, 3)) > 0.9, 4] = np.nan
+        return outputs
+
+    monkeypatch.setattr(csi_engine, "run", spoilt)
+    line = lay(others=(csi_engine,), max_delay_s=5.0, outputs=False)
+    shares = {"1.1": 0.25, "1.2": 1.0, "1.3": 0.5}
+    for request in [line.accept(make_source(uid, _half_white(share))) for uid, share in shares.items()]:
+        line.pipeline.submit(request)
+    eventually(lambda: len(line.done) == 3, timeout_s=60)
+    told = {done.request.sop_instance_uid: (done.state, done.reason) for done in line.done}
+    done = (InstanceState.DONE, None)
+    assert told == {"1.1": done, "1.2": (InstanceState.FAILED, Reason.INTERNAL_ERROR), "1.3": done}
+    assert line.probabilities() == {uid: pytest.approx(shares[uid], abs=1e-3) for uid in ("1.1", "1.3")}
+    assert [len(_scores(line, uid)) for uid in shares] == [6, 0, 6]
+
+
+def test_a_worker_without_a_csi_version_leaves_that_task_out(
+    lay: Any, make_source: Any, eventually: Eventually
+) -> None:
+    line = lay(outputs=False)
+    line.pipeline.submit(line.accept(make_source()))
+    eventually(lambda: line.done, timeout_s=60)
+    assert line.done[0].state is InstanceState.DONE
+    assert len(line.probabilities()) == 1
+    assert _scores(line) == {}
+    assert line.sample("radstream_worker_lungs_not_found_total") == 0, "nobody looked for them"
 
 
 # Outputs

@@ -46,8 +46,8 @@ def _skip_of(routing: Routing, header: Dataset) -> tuple[Reason, str]:
     ],
     ids=str,
 )
-def test_frontal_chests_get_pneumonia_by_the_shipped_rules(attributes: dict[str, object]) -> None:
-    assert SHIPPED.tasks_for(_header(**attributes)) == (Task.PNEUMONIA,)
+def test_frontal_chests_get_pneumonia_and_csi_by_the_shipped_rules(attributes: dict[str, object]) -> None:
+    assert SHIPPED.tasks_for(_header(**attributes)) == (Task.PNEUMONIA, Task.CSI)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_a_rules_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
 def test_rules_travel_to_the_decoding_processes() -> None:
     again = pickle.loads(pickle.dumps(SHIPPED))
     assert again == SHIPPED
-    assert again.tasks_for(_header(Modality="CR", BodyPartExamined="CHEST")) == (Task.PNEUMONIA,)
+    assert again.tasks_for(_header(Modality="CR", BodyPartExamined="CHEST")) == (Task.PNEUMONIA, Task.CSI)

@@ -14,9 +14,10 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import Reason, Skipped, Transient, Unprocessable
+from models.pixels.lung_fields import Frame
 from models.records.base import Base
 from models.records.dicom import Instance, InstanceState, Series, Study
-from models.records.findings import ClassificationFinding
+from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
 from models.records.inference import Inference, ModelVersion
 from models.records.ledger import register
 from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
@@ -84,6 +85,52 @@ def test_a_finding_is_written_with_its_version_and_engine(
     (version,) = _all(sessions, ModelVersion)
     assert (version.task, version.version, version.network) == ("pneumonia", "1.0.0", "mean_of_pixels")
     assert version.network_sha256 == "ab" * 32
+
+
+def test_the_zones_of_a_finding_are_written_each_on_its_own_row(
+    settlement: Settlement, sessions: Sessions, outcomes: Any
+) -> None:
+    done = outcomes.done()
+    congestion = outcomes.congestion(3, 0, 1, None, 2, 0, frame=Frame(-0.1, 0.2, 0.9, 1.1))
+    assert settlement.settle([replace(done, results=(*done.results, congestion))]) == [InstanceState.DONE]
+    zones = {row.zone.value: row.score for row in _all(sessions, ZoneFinding)}
+    assert zones == {
+        "right_sup": 3,
+        "left_sup": 0,
+        "right_mid": 1,
+        "left_mid": None,
+        "right_inf": 2,
+        "left_inf": 0,
+    }
+    assert [row.probability for row in _all(sessions, ZoneFinding)] == pytest.approx([0.8] * 6)
+    assert [row.expected_score for row in _all(sessions, ZoneFinding) if row.score is None] == [None]
+    (summary,) = _all(sessions, ZoneSummary)
+    assert (summary.mean_csi, summary.gradable_zones) == (pytest.approx(1.2), 5)
+    assert (summary.heart_failure_class.value, summary.lungs_found) == ("low", True)
+    frame = (summary.frame_left, summary.frame_top, summary.frame_right, summary.frame_bottom)
+    assert frame == (-10, 40, 90, 220)
+    assert len(_all(sessions, ClassificationFinding)) == 1
+
+
+def test_a_finding_without_a_gradable_zone_is_nulls_never_zeros(
+    settlement: Settlement, sessions: Sessions, outcomes: Any
+) -> None:
+    done = replace(outcomes.done(), results=(outcomes.congestion(*(None,) * 6, lungs_found=None),))
+    assert settlement.settle([done]) == [InstanceState.DONE]
+    assert {(row.score, row.expected_score) for row in _all(sessions, ZoneFinding)} == {(None, None)}
+    (summary,) = _all(sessions, ZoneSummary)
+    assert (summary.mean_csi, summary.gradable_zones, summary.heart_failure_class) == (None, 0, None)
+    assert summary.lungs_found is False, "the version does not look for them"
+
+
+def test_zones_are_forgotten_with_their_instance(settlement: Settlement, sessions: Sessions, outcomes: Any) -> None:
+    done, other = outcomes.done("1.2.3"), outcomes.done("1.2.4")
+    batch = [replace(one, results=(*one.results, outcomes.congestion(*(1,) * 6))) for one in (done, other)]
+    settlement.settle(batch)
+    with sessions.begin() as session:
+        forget_outcome(session, session.scalars(select(Instance).where(Instance.sop_instance_uid == "1.2.3")).one())
+    kept = [len(_all(sessions, table)) for table in (Inference, ClassificationFinding, ZoneFinding, ZoneSummary)]
+    assert kept == [2, 1, 6, 1], "those of the other instance"
 
 
 def test_an_output_is_to_be_delivered_to_every_destination_at_once(sessions: Sessions, outcomes: Any) -> None:

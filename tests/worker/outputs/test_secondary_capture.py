@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from models.identity import DISCLAIMER
+from models.store.manifest import Manifest
+from worker.findings import CongestionFinding
 from worker.outputs import uids
 from worker.outputs.secondary_capture import (
     SERIES_NUMBER,
@@ -20,6 +23,7 @@ from worker.outputs.secondary_capture import (
     build_secondary_capture,
     write_secondary_capture,
 )
+from worker.stages import draw
 
 MakeHeader = Callable[..., Dataset]
 MakeOrder = Callable[[Dataset], SecondaryCaptureOrder]
@@ -226,3 +230,37 @@ def test_a_failed_write_leaves_nothing(make_header: MakeHeader, make_order: Make
     with pytest.raises(OSError, match="directory"):
         write_secondary_capture(order, tmp_path)
     assert not list(tmp_path.glob(".*"))
+
+
+# Six zones
+
+
+def test_the_overlay_of_six_zones_is_valid_and_says_every_score(
+    make_header: MakeHeader,
+    make_order: MakeOrder,
+    make_congestion: Callable[..., CongestionFinding],
+    csi_manifest: Manifest,
+    errors_of: ErrorsOf,
+    tmp_path: Path,
+) -> None:
+    maps = np.ones((6, 12, 12), np.float32)
+    finding = make_congestion((1, 1, 2, 2, 3, None), cams=maps)
+    display = np.tile(np.arange(0, 250, 2, dtype=np.uint8), (250, 1))
+    order = replace(
+        make_order(make_header()),
+        manifest=csi_manifest,
+        rgb=draw(finding, display, csi_manifest),
+        finding=finding.description,
+    )
+    path = tmp_path / write_secondary_capture(order, tmp_path).file_name
+    assert errors_of(path) == []
+    dataset = pydicom.dcmread(path)
+    assert dataset.SeriesDescription == "AI csi overlay 3.0.0"
+    assert dataset.DerivationDescription == (
+        "Overlay of csi 3.0.0: mean CSI 1.80, right_sup 1, left_sup 1, right_mid 2, left_mid 2, right_inf 3,"
+        f" left_inf ungradable, heart failure class medium. {DISCLAIMER}"
+    )
+    assert "Laterality" not in dataset
+    pneumonia = build_secondary_capture(make_order(make_header()))
+    assert dataset.SeriesInstanceUID != pneumonia.SeriesInstanceUID, "a series for each task"
+    assert dataset.SOPInstanceUID != pneumonia.SOPInstanceUID
