@@ -17,9 +17,10 @@ from training.commands.compare import COMPARE
 from training.commands.evaluate import EVALUATE
 from training.commands.export import EXPORT
 from training.commands.list_versions import LIST
+from training.commands.search import SEARCH
 from training.commands.train import TRAIN
 
-COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, AVERAGE, EVALUATE, COMPARE, EXPORT, LIST)
+COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, SEARCH, AVERAGE, EVALUATE, COMPARE, EXPORT, LIST)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -77,7 +77,7 @@ class Augmentation:
         if random.random() < self.jpeg:
             image = through_jpeg(image, quality=int(random.integers(30, 90)))
         if random.random() < self.erase:
-            image = _erase(image, random)
+            image = erase(image, random)
         return image
 
     def _warp(self, image: GrayImage, random: np.random.Generator) -> GrayImage:
@@ -160,7 +160,8 @@ def through_jpeg(image: GrayImage, quality: int) -> GrayImage:
     return decoded.astype(np.float32) / np.float32(255)
 
 
-def _erase(image: GrayImage, random: np.random.Generator) -> GrayImage:
+def erase(image: GrayImage, random: np.random.Generator) -> GrayImage:
+    """Cover one or two rectangles, of up to a quarter of the side, with one grey each."""
     image = image.copy()
     height, width = image.shape
     for _ in range(random.integers(1, 3)):

@@ -14,11 +14,11 @@ The average of the weights, not the last step's, is validated. So that the kept 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol, cast
 
 import cv2
 import numpy as np
@@ -37,10 +37,9 @@ from training.lightning_api import (
     Trainer,
     WeightAveraging,
 )
-from training.lightning_module import Batches, ClassificationModule, EpochRecord, better, record_as_dict
+from training.lightning_module import Batches, ClassificationModule, better
 from training.progress import CONSOLE, progress_bar
 from training.run import BEST_CHECKPOINT, LAST_CHECKPOINT, RunDirectory
-from training.settings import Monitor
 
 _PICTURES: Final = 8
 _CAM_EVERY_EPOCHS: Final = 5
@@ -82,6 +81,10 @@ class _Checkpoint(ModelCheckpoint):
             **options,
         )
 
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(file=self.filename)  # two that keep the last epoch would have one key
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning forgets the best score when the directory has another name than it had.
         here = {key: str(Path(str(self.dirpath)) / Path(path).name) for key, path in _paths_of(state_dict).items()}
@@ -95,36 +98,82 @@ def _paths_of(state: dict[str, Any]) -> dict[str, str]:
     return {key: state[key] for key in ("best_model_path", "kth_best_model_path", "last_model_path") if state[key]}
 
 
-def checkpoints(run: RunDirectory, monitor: Monitor) -> list[ModelCheckpoint]:
-    """Keep the best epoch by `monitor`, and the last one to resume from."""
-    return [
-        _Checkpoint(run.checkpoints, BEST_CHECKPOINT, monitor=monitor, mode=better(monitor)),
-        _Checkpoint(run.checkpoints, LAST_CHECKPOINT),
-    ]
+def checkpoints(run: RunDirectory, monitor: str | None) -> list[ModelCheckpoint]:
+    """Keep the best epoch by `monitor`, and the last one to resume from; without a monitor the last is the best."""
+    chosen = {} if monitor is None else {"monitor": monitor, "mode": better(monitor)}
+    return [_Checkpoint(run.checkpoints, BEST_CHECKPOINT, **chosen), _Checkpoint(run.checkpoints, LAST_CHECKPOINT)]
+
+
+class Record(Protocol):
+    """What one epoch came to: a frozen dataclass of figures, of which two are asked for by name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        ...
+
+    def in_words(self, epochs: int) -> str:
+        """Say it in a line."""
+        ...
+
+
+class Recording(Protocol):
+    """A module that tells how its last epoch went."""
+
+    @property
+    def record(self) -> Record | None:
+        """Of the last validated epoch; None before."""
+        ...
 
 
 class EpochLog(Callback):
-    """Writes one line per epoch to the run's log, and says it."""
+    """Writes one line per epoch to the run's log, and says it.
 
-    def __init__(self, run: RunDirectory, epochs: int, monitor: Monitor) -> None:
+    Args:
+        run: takes the log.
+        epochs: how many there will be.
+        monitor: by what the best epoch is chosen; None without a choice.
+        after_epoch: is told each line of the log, as soon as it is written.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        epochs: int,
+        monitor: str | None,
+        after_epoch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self._run = run
         self._epochs = epochs
         self._monitor = monitor
+        self._after_epoch = after_epoch
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, ClassificationModule) or pl_module.record is None:
+        told = cast(Recording, pl_module).record
+        if not trainer.is_global_zero or told is None:
             return
-        record = replace(pl_module.record, seconds=time.monotonic() - self._started)
-        line = record_as_dict(record)
+        record = replace(told, seconds=round(time.monotonic() - self._started, 1))
+        line = _as_line(record)
         self._run.log(line)
-        star = " *" if self._is_best(trainer, line[self._monitor]) else ""
-        CONSOLE.print(f"{_in_words(record, self._epochs)}{star}")
+        CONSOLE.print(f"{record.in_words(self._epochs)}{' *' if self._is_best(trainer, line) else ''}")
+        if self._after_epoch is not None:
+            self._after_epoch(line)
 
-    def _is_best(self, trainer: Trainer, value: float) -> bool:
+    def _is_best(self, trainer: Trainer, line: dict[str, Any]) -> bool:
+        if self._monitor is None:
+            return False
+        value = float(line[self._monitor])
         keeper = trainer.checkpoint_callback  # the first one, which keeps the best; it has not looked yet
         best = keeper.best_model_score if isinstance(keeper, ModelCheckpoint) else None
         if best is None:
@@ -132,12 +181,12 @@ class EpochLog(Callback):
         return value < float(best) if better(self._monitor) == "min" else value > float(best)
 
 
-def _in_words(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch}/{epochs}: train loss {record.train_loss:.4f}, "
-        f"validation loss {record.validation_loss:.4f} AUC {record.validation_roc_auc:.4f}, "
-        f"shifted loss {record.shifted_loss:.4f} AUC {record.shifted_roc_auc:.4f}, {record.seconds:.0f} s"
-    )
+def _as_line(record: Record) -> dict[str, Any]:
+    """Give the JSON object of a record, rounded to what is meaningful."""
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in ((name, getattr(record, name)) for name in record.__dataclass_fields__)
+    }
 
 
 class EpochBar(Callback):

@@ -16,7 +16,15 @@ from models.errors import RadstreamError
 from training.datasets.inspection import ImageFacts, inspect
 from training.datasets.labelled import AUTO, LabelledImage, Progress, labelled_image, list_files
 from training.datasets.listing import Format, Listing
-from training.datasets.problems import Level, Problem, empty_classes, find_problems, telling_shortcuts
+from training.datasets.problems import (
+    Level,
+    Problem,
+    counted,
+    empty_classes,
+    find_problems,
+    gravest_first,
+    telling_shortcuts,
+)
 from training.datasets.reading import Unreadable, read_each
 from training.datasets.shortcuts import Shortcut, measure_shortcuts
 
@@ -114,36 +122,35 @@ def check_data(
         shortcuts = measure_shortcuts([image.label for image in images], facts)
     problems = [
         *empty_classes(images, labels, splits),
-        *_unread(listing, unreadable, data_dir),
+        *unread(unreadable, listing.missing, data_dir),
+        *_left_out(listing),
         *find_problems(images, facts, labels),
         *telling_shortcuts(shortcuts, labels),
     ]
-    levels = list(Level)
-    problems.sort(key=lambda problem: levels.index(problem.level))
     counts = tuple(
         _count(name, index, label, images, facts, _unreadable_in(listing, unreadable, name, index))
         for name in splits
         for index, label in enumerate(labels)
     )
-    return DataReport(data_dir, listing.format, labels, counts, shortcuts, tuple(problems))
+    return DataReport(data_dir, listing.format, labels, counts, shortcuts, gravest_first(problems))
 
 
-def _unread(listing: Listing, unreadable: Sequence[Unreadable], data_dir: Path) -> Iterable[Problem]:
+def unread(unreadable: Sequence[Unreadable], missing: Sequence[str], data_dir: Path) -> Iterable[Problem]:
+    """Warn of files that could not be read, and of those that the table names and the directory lacks."""
     if unreadable:
         files = tuple((f"{each.path.relative_to(data_dir).as_posix()}: {each.reason}",) for each in unreadable)
-        message = f"{_files(len(files))} cannot be read and will be left out. Fetch them again or remove them."
+        message = f"{counted(len(files), 'file')} cannot be read and will be left out. Fetch them again or remove them."
         yield Problem(Level.WARNING, "unreadable", message, files)
-    if listing.missing:
-        names = tuple((name,) for name in listing.missing)
-        message = f"{_files(len(names))} named by the table of labels cannot be found below the directory."
+    if missing:
+        names = tuple((name,) for name in missing)
+        message = f"{counted(len(names), 'file')} named by the table of labels cannot be found below the directory."
         yield Problem(Level.WARNING, "missing", message, names)
+
+
+def _left_out(listing: Listing) -> Iterable[Problem]:
     if listing.left_out:
         message = f"{listing.left_out} rows of the table have other findings than this task asks for, and are left out."
         yield Problem(Level.NOTE, "other_findings", message)
-
-
-def _files(number: int) -> str:
-    return "1 file" if number == 1 else f"{number} files"
 
 
 def _unreadable_in(listing: Listing, unreadable: Sequence[Unreadable], split: str, label: int) -> int:
@@ -183,13 +190,18 @@ def print_report(report: DataReport, console: Console) -> None:
     if report.shortcuts:
         console.print(_shortcut_table(report))
         console.print("AUC: how well it alone tells them apart; 0.5 not at all, 1 always.", highlight=False)
-    for problem in report.problems:
+    print_problems(report.problems, console)
+
+
+def print_problems(problems: Sequence[Problem], console: Console) -> None:
+    """Write what is wrong with a set, the first files of each problem, and a last line that counts the problems."""
+    for problem in problems:
         console.print(f"\n[{_COLOURS[problem.level]}]{problem.level.value}[/]: {problem.message}", highlight=False)
         for group in problem.groups[:_SHOWN_GROUPS]:
             console.print("  " + _some(group, _SHOWN_NAMES), markup=False, highlight=False, soft_wrap=True)
         if len(problem.groups) > _SHOWN_GROUPS:
             console.print(f"  … and {len(problem.groups) - _SHOWN_GROUPS} more; --json names all")
-    console.print("\n" + _verdict(report), highlight=False)
+    console.print("\n" + _verdict(problems), highlight=False)
 
 
 def _some(names: Sequence[str], most: int) -> str:
@@ -197,8 +209,8 @@ def _some(names: Sequence[str], most: int) -> str:
     return ", ".join(names) if hidden <= 0 else f"{', '.join(names[:most])} and {hidden} more"
 
 
-def _verdict(report: DataReport) -> str:
-    numbers = Counter(problem.level for problem in report.problems)
+def _verdict(problems: Sequence[Problem]) -> str:
+    numbers = Counter(problem.level for problem in problems)
     if not numbers:
         return "Nothing is wrong with this set, as far as can be seen without knowing medicine."
     return ", ".join(f"{numbers[level]} {level.value}{'s' * (numbers[level] != 1)}" for level in Level)
@@ -214,21 +226,23 @@ def _count_table(report: DataReport) -> Table:
     table.add_column("size, rows x columns")
     table.add_column("encodings")
     for count in report.counts:
-        cells = [count.label, str(count.images), str(count.persons), str(count.unreadable), _sizes(count)]
+        cells = [count.label, str(count.images), str(count.persons), str(count.unreadable)]
+        cells.append(sizes_in_words(count.smallest, count.median, count.largest))
         encodings = _some([f"{number} {name}" for name, number in count.encodings.items()], _SHOWN_ENCODINGS)
         table.add_row(*([count.split] if split else []), *cells, encodings)
     return table
 
 
-def _sizes(count: ClassCount) -> str:
-    if count.smallest is None or count.median is None or count.largest is None:
+def sizes_in_words(
+    smallest: tuple[int, int] | None, median: tuple[int, int] | None, largest: tuple[int, int] | None
+) -> str:
+    """Give sizes, rows x columns, as one phrase; empty where there is no image."""
+    if smallest is None or median is None or largest is None:
         return ""
-    if count.smallest == count.largest:
-        return "all {} x {}".format(*count.smallest)
-    smallest, median, largest = (
-        f"{rows} x {columns}" for rows, columns in (count.smallest, count.median, count.largest)
-    )
-    return f"{smallest} to {largest}, median {median}"
+    if smallest == largest:
+        return "all {} x {}".format(*smallest)
+    first, middle, last = (f"{rows} x {columns}" for rows, columns in (smallest, median, largest))
+    return f"{first} to {last}, median {middle}"
 
 
 def _shortcut_table(report: DataReport) -> Table:

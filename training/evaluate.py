@@ -91,8 +91,7 @@ def evaluate(subject: Subject, request: EvaluationRequest) -> Evaluation:
         ConfigurationError: the data or the output directory cannot be used.
         Transient: the engine failed.
     """
-    if _SPLIT_NAME.fullmatch(request.split) is None:
-        raise ConfigurationError(f"split {request.split!r}: letters, digits, dot, dash and underscore only")
+    check_split_name(request.split)
     # 1. Images, before anything is written.
     images = read_labelled(
         request.data_dir,
@@ -103,7 +102,7 @@ def evaluate(subject: Subject, request: EvaluationRequest) -> Evaluation:
         limit=request.limit,
         progress=lambda files: track(files, len(files), "reading images"),
     )
-    _make(request.output_dir)
+    make_directory(request.output_dir)
     # 2. Answers and measures.
     label, probability = answer_all(subject, images.images, request)
     metrics = classification_metrics(
@@ -125,7 +124,22 @@ def evaluate(subject: Subject, request: EvaluationRequest) -> Evaluation:
     return Evaluation(metrics, description, tuple(files))
 
 
-def _make(directory: Path) -> None:
+def check_split_name(split: str) -> None:
+    """Refuse what cannot be part of the names of files.
+
+    Raises:
+        ConfigurationError: it has other signs than letters, digits, dot, dash and underscore.
+    """
+    if _SPLIT_NAME.fullmatch(split) is None:
+        raise ConfigurationError(f"split {split!r}: letters, digits, dot, dash and underscore only")
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory unless it stands already.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -212,10 +226,7 @@ def _draw_samples(
     """Draw the samples and compare their maps with the reference where there is one."""
     from training import plots
 
-    folder = request.output_dir / SAMPLES_FOLDER
-    _make(folder)
-    for old in folder.glob("sample_*_cam.png"):
-        old.unlink()
+    folder = empty_samples_folder(request.output_dir)
     files, correlations = [], []
     for number, image in enumerate(track(images, len(images), "drawing Grad-CAM samples")):
         pixels = read_input(image.path, subject.input_spec)
@@ -231,12 +242,29 @@ def _draw_samples(
             threshold=subject.threshold,
             method=subject.method,
         )
-        safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", image.path.name)
-        files.append(folder / f"sample_{number:02d}_{sample.truth}_{safe_name}_cam.png")
+        files.append(folder / f"sample_{number:02d}_{sample.truth}_{safe_name(image.path)}_cam.png")
         plots.draw_sample(files[-1], sample)
         correlation = subject.check_map(pixels)
         correlations += [] if correlation is None else [correlation]
     return files, correlations
+
+
+def empty_samples_folder(output_dir: Path) -> Path:
+    """Give the folder of the samples, without those of an evaluation before.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    folder = output_dir / SAMPLES_FOLDER
+    make_directory(folder)
+    for old in folder.glob("sample_*_cam.png"):
+        old.unlink()
+    return folder
+
+
+def safe_name(path: Path) -> str:
+    """Give the name of a file in signs that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name)
 
 
 def _describe(

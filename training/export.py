@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from onnx import ModelProto
+from torch import nn
 from torch.utils.data import DataLoader
 
 from models.engines.engine import Engine, Outputs
@@ -24,6 +26,7 @@ from models.engines.providers import load_engine
 from models.identity import VERSION
 from models.store.manifest import Manifest
 from models.store.store import MANIFEST_NAME, ModelStore, ModelVersion, StoreError, files_of, open_version, sha256_of
+from models.tasks import Task
 from training.classes import POSITIVE
 from training.datasets.labelled import LabelledImage
 from training.datasets.radiographs import Batch
@@ -39,7 +42,7 @@ from training.run import RunDirectory
 from training.served import OUTPUT_NAMES, ServedNetwork
 from training.settings import TrainSettings
 
-_PARITY_IMAGES: Final = 64
+PARITY_IMAGES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,14 @@ class ExportRequest:
         data_dir: where the validation images lie now; None means where the run read them.
         data_note: what the training images are and whence, for manifest and model card.
         licence: terms of images and weights, for manifest and model card.
+        measured_by: of task csi, the cross-validation that measured networks fitted likewise.
     """
 
     version: str
     data_dir: Path | None
     data_note: str
     licence: str
+    measured_by: Path | None = None
 
 
 def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> ModelVersion:
@@ -80,9 +85,17 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
         ConfigurationError: the run is not finished, its images are not there, or the version stands already.
         ExportError: the graph does not give the answers of the fitted network.
     """
+    if request.version in store.versions(run.task):
+        raise StoreError(f"{store.root / run.task / request.version}: stands already; choose another name")
+    if run.task is Task.CSI:
+        from training.zone_export import export_zones
+
+        return export_zones(run, request, store)
+    return _export_classes(run, request, store)
+
+
+def _export_classes(run: RunDirectory, request: ExportRequest, store: ModelStore) -> ModelVersion:
     settings, fitted = run.read_settings(), run.load_network()
-    if request.version in store.versions(settings.task):
-        raise StoreError(f"{store.root / settings.task / request.version}: stands already; choose another name")
     images = run.read_images("validation", request.data_dir or settings.data_dir)
     served = ServedNetwork(fitted.entry, fitted.network, fitted.temperature, POSITIVE).eval()
     single = export_onnx(served, fitted.input_spec, OUTPUT_NAMES)
@@ -90,9 +103,11 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
     with tempfile.TemporaryDirectory(prefix="radstream-export-") as directory:
         staging = Path(directory)
         manifest = _draft_manifest(run, settings, fitted, request)
-        some = _loaders(manifest, settings, images[:: max(1, len(images) // _PARITY_IMAGES)][:_PARITY_IMAGES])
+        some = _loaders(manifest, settings, images[:: max(1, len(images) // PARITY_IMAGES)][:PARITY_IMAGES])
         parity = {
-            name: _check_parity(served, _engine(proto, staging, manifest), some, tolerance)
+            name: check_parity(
+                served, staged_engine(proto, staging, manifest), chain.from_iterable(some.values()), tolerance
+            )
             for name, proto, tolerance in (
                 ("single_precision", single, SINGLE_PRECISION),
                 ("half_precision_weights", half, HALF_PRECISION_WEIGHTS),
@@ -100,10 +115,10 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
         }
         report = staging / "report"
         report.mkdir()
-        metrics = _measure(_engine(half, staging, manifest), manifest, settings, images, report)
+        metrics = _measure(staged_engine(half, staging, manifest), manifest, settings, images, report)
         manifest = manifest.model_copy(update={"metrics": metrics})
         _write_report(report, run, manifest, parity)
-        _write_manifest(staging, manifest)
+        write_manifest(staging, manifest)
         return store.publish(settings.task, staging)
 
 
@@ -134,14 +149,15 @@ def _draft_manifest(run: RunDirectory, settings: TrainSettings, fitted: Fitted, 
     )
 
 
-def _engine(proto: ModelProto, staging: Path, manifest: Manifest) -> Engine:
+def staged_engine(proto: ModelProto, staging: Path, manifest: Manifest) -> Engine:
     """Write the graph, and load it exactly as a worker would."""
     (staging / "network.onnx").write_bytes(proto.SerializeToString(deterministic=True))
-    _write_manifest(staging, manifest)
+    write_manifest(staging, manifest)
     return load_engine(open_version(staging))
 
 
-def _write_manifest(staging: Path, manifest: Manifest) -> None:
+def write_manifest(staging: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` with the hashes of the files that stand there."""
     files = {name: sha256_of(path) for name, path in files_of(staging).items()}
     text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
     (staging / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
@@ -157,13 +173,15 @@ def _loaders(
     }
 
 
-def _check_parity(
-    served: ServedNetwork, engine: Engine, loaders: Mapping[str, DataLoader[Batch]], tolerance: Tolerance
-) -> dict[str, Any]:
-    """Compare engine and network on every image of the loaders."""
+def check_parity(served: nn.Module, engine: Engine, batches: Iterable[Batch], tolerance: Tolerance) -> dict[str, Any]:
+    """Compare engine and network on every image, and close the engine.
+
+    Raises:
+        ExportError: they differ by more than is let through.
+    """
     worst = dict.fromkeys(OUTPUT_NAMES, 0.0)
     count = 0
-    for image, _ in (batch for loader in loaders.values() for batch in loader):
+    for image, _ in batches:
         answers = engine.run(image.numpy())
         with torch.inference_mode():
             expected = dict(zip(OUTPUT_NAMES, served(image), strict=True))
@@ -217,8 +235,13 @@ def _write_report(report: Path, run: RunDirectory, manifest: Manifest, parity: M
         "metrics.json": manifest.metrics,
         "parity.json": parity,
     }
+    write_documents(report, run, documents, model_card(manifest))
+
+
+def write_documents(report: Path, run: RunDirectory, documents: Mapping[str, Any], card: str) -> None:
+    """Write JSON files by name, the log of the run and the model card."""
     for name, document in documents.items():
         (report / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     epochs = "".join(json.dumps(line) + "\n" for line in run.read_log())  # none, of an average of runs
     (report / "epochs.jsonl").write_text(epochs, encoding="utf-8")
-    (report / "model_card.md").write_text(model_card(manifest), encoding="utf-8")
+    (report / "model_card.md").write_text(card, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +21,15 @@ from training.datasets.labelled import LabelledImage
 from training.datasets.radiographs import InputCache
 from training.datasets.splits import Split
 from training.fitted import Model, Weights
-from training.lightning_api import Callback, EarlyStopping, SpawnedDevices, TensorBoardLogger, Trainer
+from training.lightning_api import (
+    Callback,
+    EarlyStopping,
+    LightningDataModule,
+    LightningModule,
+    SpawnedDevices,
+    TensorBoardLogger,
+    Trainer,
+)
 from training.lightning_module import Batches, ClassificationModule, better
 from training.run import (
     BEST_CHECKPOINT,
@@ -31,7 +39,7 @@ from training.run import (
     read_checkpoint,
     weights_of_checkpoint,
 )
-from training.settings import Plan, TrainSettings
+from training.settings import Plan, RunSettings, TrainSettings
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -74,44 +82,14 @@ def fit(
         ConfigurationError: there is no such device.
         FitError: the loss did not stay finite.
     """
-    accelerator = choose_accelerator(settings)
     torch.manual_seed(settings.seed)
-    last = run.checkpoints / LAST_CHECKPOINT
-    is_resumed = last.is_file()
+    is_resumed = (run.checkpoints / LAST_CHECKPOINT).is_file()
     network = entry.build(classes, False) if is_resumed else starting_network(settings, plan, entry, classes)
     network.backbone.checkpointing = settings.gradient_checkpointing
     weights = class_weights(split.train, classes) if plan.class_weights else None
     module = ClassificationModule(settings, plan, Model(entry, network), weights)
     batches = Batches(settings, plan, split, cache)
-    if is_resumed:
-        run.shorten_log(int(read_checkpoint(last)["epoch"]) + 1)
-    interrupt = signal.getsignal(signal.SIGINT)
-    with _quiet():
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=settings.devices,
-            strategy=SpawnedDevices() if settings.devices > 1 else "auto",
-            precision=_PRECISIONS[settings.precision],
-            max_epochs=plan.epochs,
-            gradient_clip_val=settings.gradient_clip or None,
-            reload_dataloaders_every_n_epochs=1,  # what is drawn for an image depends on the epoch
-            callbacks=_callbacks(settings, plan, batches, run),
-            logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(module, datamodule=batches, ckpt_path=last if is_resumed else None, weights_only=True)
-        except SystemExit as error:  # into which Lightning makes a KeyboardInterrupt, and is then deaf to others
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from error
-    return _best(run, settings)
-
-
-def _callbacks(settings: TrainSettings, plan: Plan, batches: Batches, run: RunDirectory) -> list[Callback]:
-    callbacks: list[Callback] = [
-        EpochBar(plan.epochs),
+    callbacks = [
         EpochLog(run, plan.epochs, settings.monitor),
         Pictures(batches),
         EarlyStopping(
@@ -122,12 +100,60 @@ def _callbacks(settings: TrainSettings, plan: Plan, batches: Batches, run: RunDi
         ),
         *checkpoints(run, settings.monitor),
     ]
-    if settings.ema:
-        callbacks.insert(0, RunningAverage(settings.ema))
-    return callbacks
+    run_trainer(settings, plan.epochs, run, module, batches, callbacks)
+    return best_epoch(run, settings.monitor)
 
 
-def choose_accelerator(settings: TrainSettings) -> str:
+def run_trainer(
+    settings: RunSettings,
+    epochs: int,
+    run: RunDirectory,
+    module: LightningModule,
+    batches: LightningDataModule,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Run Lightning, from the last checkpoint where there is one.
+
+    Args:
+        settings: of the run.
+        epochs: how many.
+        run: takes log, checkpoints and TensorBoard files.
+        module: what is fitted.
+        batches: of both sides.
+        callbacks: beside the bar and the average of the weights.
+
+    Raises:
+        ConfigurationError: there is no such device.
+    """
+    last = run.checkpoints / LAST_CHECKPOINT
+    is_resumed = last.is_file()
+    if is_resumed:
+        run.shorten_log(int(read_checkpoint(last)["epoch"]) + 1)
+    averaging = [RunningAverage(settings.ema)] if settings.ema else []
+    interrupt = signal.getsignal(signal.SIGINT)
+    with _quiet():
+        trainer = Trainer(
+            accelerator=choose_accelerator(settings),
+            devices=settings.devices,
+            strategy=SpawnedDevices() if settings.devices > 1 else "auto",
+            precision=_PRECISIONS[settings.precision],
+            max_epochs=epochs,
+            gradient_clip_val=settings.gradient_clip or None,
+            reload_dataloaders_every_n_epochs=1,  # what is drawn for an image depends on the epoch
+            callbacks=[*averaging, EpochBar(epochs), *callbacks],
+            logger=TensorBoardLogger(run.path, name="tensorboard", version=""),
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(module, datamodule=batches, ckpt_path=last if is_resumed else None, weights_only=True)
+        except SystemExit as error:  # into which Lightning makes a KeyboardInterrupt, and is then deaf to others
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from error
+
+
+def choose_accelerator(settings: RunSettings) -> str:
     """Say what computes: ``gpu`` or ``cpu``.
 
     Raises:
@@ -163,10 +189,19 @@ def class_weights(images: tuple[LabelledImage, ...], classes: int) -> Tensor:
     return torch.tensor(len(images) / (classes * counts), dtype=torch.float32)
 
 
-def _best(run: RunDirectory, settings: TrainSettings) -> Best:
+def best_epoch(run: RunDirectory, watched: str) -> Best:
+    """Give the best epoch's weights.
+
+    Args:
+        run: whose fitting has ended.
+        watched: figure of the log that must have stayed finite.
+
+    Raises:
+        FitError: it did not.
+    """
     log = run.read_log()
-    if not log or not all(np.isfinite(line[settings.monitor]) for line in log):
-        raise FitError(f"{settings.monitor} is not finite any more; try a lower --lr or --precision 32")
+    if not log or not all(np.isfinite(line[watched]) for line in log):
+        raise FitError(f"{watched} is not finite any more; try a lower --lr or --precision 32")
     path = run.checkpoints / BEST_CHECKPOINT
     found = read_checkpoint(path)
     # What it takes to go on stays in the last checkpoint; of the best one the weights are a fourth.

@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAv
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher  # noqa: E402
-from torchmetrics import MeanMetric, Metric  # noqa: E402
-from torchmetrics.classification import BinaryAccuracy, BinaryAUROC  # noqa: E402
+from torchmetrics import MeanAbsoluteError, MeanMetric, Metric  # noqa: E402
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassCohenKappa  # noqa: E402
 
 __all__ = [
     "BinaryAUROC",
@@ -25,9 +25,11 @@ __all__ = [
     "EarlyStopping",
     "LightningDataModule",
     "LightningModule",
+    "MeanAbsoluteError",
     "MeanMetric",
     "Metric",
     "ModelCheckpoint",
+    "MulticlassCohenKappa",
     "SpawnedDevices",
     "TensorBoardLogger",
     "Trainer",

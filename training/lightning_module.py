@@ -6,7 +6,7 @@ in an epoch is drawn from the seed and the epoch's number, so that a resumed run
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from training.datasets.splits import Split
 from training.fitted import Model
 from training.lightning_api import BinaryAccuracy, BinaryAUROC, LightningDataModule, LightningModule, MeanMetric, Metric
 from training.loaders import training_loader, training_set, validation_loader
-from training.settings import Monitor, Plan, TrainSettings
+from training.settings import Plan, TrainSettings
 
 _WARM_UP: Final = 0.15  # part of the one-cycle schedule in which the learning rate rises
 _PLATEAU_FACTOR: Final = 0.5
@@ -49,6 +49,14 @@ class EpochRecord:
     shifted_accuracy: float
     shifted_roc_auc: float
     seconds: float = 0.0
+
+    def in_words(self, epochs: int) -> str:
+        """Say it in a line; `epochs` is how many there will be."""
+        return (
+            f"epoch {self.epoch}/{epochs}: train loss {self.train_loss:.4f}, "
+            f"validation loss {self.validation_loss:.4f} AUC {self.validation_roc_auc:.4f}, "
+            f"shifted loss {self.shifted_loss:.4f} AUC {self.shifted_roc_auc:.4f}, {self.seconds:.0f} s"
+        )
 
 
 class Loss(nn.Module):
@@ -166,28 +174,39 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Give optimiser and schedule; schedules but the plateau's move with every step."""
         plan = self._plan
-        kind = {"adam": Adam, "adamw": AdamW}[plan.optimizer]
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer: Optimizer = kind(parameters, lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay)
-        steps = max(2, int(self.trainer.estimated_stepping_batches))
-        if plan.scheduler == "one_cycle":
-            one_cycle = OneCycleLR(optimizer, max_lr=plan.lr, total_steps=steps, pct_start=_WARM_UP)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
-        if plan.scheduler == "cosine":
-            cosine = CosineAnnealingLR(optimizer, T_max=steps)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
-        if plan.scheduler == "plateau":
-            plateau = ReduceLROnPlateau(
-                optimizer, mode=better(self._settings.monitor), factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
-            )
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": self._settings.monitor},
-            }
-        return optimizer
+        optimizer = OPTIMIZERS[plan.optimizer](parameters, lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        return with_schedule(optimizer, plan.scheduler, steps, self._settings.monitor)
 
 
-def better(monitor: Monitor) -> Literal["min", "max"]:
+OPTIMIZERS: Final[dict[str, type[Adam | AdamW]]] = {"adam": Adam, "adamw": AdamW}
+
+
+def with_schedule(optimizer: Optimizer, name: str, steps: int, monitor: str) -> Any:
+    """Give what Lightning wants of an optimiser and the schedule of this name.
+
+    Args:
+        optimizer: whose groups have their peak rates.
+        name: ``one_cycle``, ``cosine``, ``plateau`` or ``none``.
+        steps: of the whole run.
+        monitor: what a plateau is a plateau of.
+    """
+    steps = max(2, steps)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    if name == "one_cycle":
+        one_cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=steps, pct_start=_WARM_UP)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
+    if name == "cosine":
+        cosine = CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+    if name == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, mode=better(monitor), factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": monitor}}
+    return optimizer
+
+
+def better(monitor: str) -> Literal["min", "max"]:
     """Say which way a monitored figure improves."""
     return "min" if monitor.endswith("loss") else "max"
 
@@ -258,8 +277,3 @@ class Batches(LightningDataModule):
             )
             for shifted in (False, True)
         ]
-
-
-def record_as_dict(record: EpochRecord) -> dict[str, float]:
-    """Give a record's JSON object, rounded to what is meaningful."""
-    return {**{name: round(value, 6) for name, value in asdict(record).items()}, "seconds": round(record.seconds, 1)}

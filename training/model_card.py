@@ -45,7 +45,7 @@ def model_card(manifest: Manifest) -> str:
         "",
         f"{manifest.training_data.get('description') or 'Not described.'}",
         "",
-        *(f"- {side}: {_counted(figures)}" for side, figures in counts.items()),
+        *(f"- {side}: {counted(figures)}" for side, figures in counts.items()),
         f"- start: {manifest.training_data.get('pretrained') or 'random weights'}",
         "",
         "No person stands on both sides of the split, and no two identical images do.",
@@ -72,7 +72,8 @@ def model_card(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _counted(figures: dict[str, Any]) -> str:
+def counted(figures: dict[str, Any]) -> str:
+    """Say counts in words."""
     return ", ".join(f"{number} {name}" for name, number in figures.items())
 
 

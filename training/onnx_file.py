@@ -37,8 +37,16 @@ class ExportError(RadstreamError):
     """The exported graph is not what was fitted; nothing is written."""
 
 
-def export_onnx(module: nn.Module, spec: InputSpec, output_names: tuple[str, ...]) -> ModelProto:
+def export_onnx(
+    module: nn.Module, spec: InputSpec, output_names: tuple[str, ...], *, foldable: bool = True
+) -> ModelProto:
     """Export a module in eval mode with ``image (N, 1, H, W)`` as its one input, N free.
+
+    Args:
+        module: what is exported.
+        spec: of the input.
+        output_names: of what it gives, in order.
+        foldable: every batch-norm follows a convolution, and must be gone from the graph; not so in DenseNets.
 
     Raises:
         ExportError: batch-norm was left in the graph, or the graph takes batches of one size only.
@@ -60,7 +68,7 @@ def export_onnx(module: nn.Module, spec: InputSpec, output_names: tuple[str, ...
         raise ExportError("torch exported nothing")
     proto: ModelProto = program.model_proto
     _strip(proto)
-    if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
+    if foldable and any(node.op_type == "BatchNormalization" for node in proto.graph.node):
         raise ExportError("batch-norm was not folded into the convolutions; is onnxscript 0.5 or newer installed?")
     if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError("the network computes with the number of images, which fixed the batch size in the graph")

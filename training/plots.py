@@ -68,7 +68,7 @@ def draw_confusion_matrix(path: Path, metrics: dict[str, Any], labels: tuple[str
     axes.set_yticks([0, 1], labels, rotation=90, va="center")
     axes.set_xlabel(f"answered (threshold {metrics['threshold']:g})")
     axes.set_ylabel("true")
-    axes.set_title(f"{title}\naccuracy {_with_interval(metrics, 'accuracy')}", fontsize=11)
+    axes.set_title(f"{title}\naccuracy {with_interval(metrics, 'accuracy')}", fontsize=11)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     save(figure, path)
 
@@ -81,7 +81,7 @@ def draw_roc_curve(path: Path, label: Labels, probability: Floats, metrics: dict
         _say_undefined(axes)
     else:
         false_positive, true_positive, _ = sklearn_metrics.roc_curve(label, probability)
-        text = f"AUC {_with_interval(metrics, 'roc_auc')}"
+        text = f"AUC {with_interval(metrics, 'roc_auc')}"
         axes.plot(false_positive, true_positive, color=BLUE, lw=2, label=text, clip_on=False, zorder=3)
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="chance")
         point = (1 - metrics["specificity"], metrics["sensitivity"])
@@ -112,7 +112,7 @@ def draw_pr_curve(path: Path, label: Labels, probability: Floats, metrics: dict[
         _say_undefined(axes)
     else:
         precision, recall, _ = sklearn_metrics.precision_recall_curve(label, probability)
-        text = f"average precision {_with_interval(metrics, 'average_precision')}"
+        text = f"average precision {with_interval(metrics, 'average_precision')}"
         axes.step(recall, precision, where="pre", color=BLUE, lw=2, label=text, clip_on=False, zorder=3)
         axes.axhline(label.mean(), color=GREY, lw=1, ls="--", label=f"chance ({label.mean():.3f} are positive)")
         if metrics["precision"] is not None:
@@ -193,7 +193,8 @@ def _threshold(metrics: dict[str, Any]) -> str:
     return f"threshold {metrics['threshold']:g}"
 
 
-def _with_interval(metrics: dict[str, Any], name: str) -> str:
+def with_interval(metrics: dict[str, Any], name: str) -> str:
+    """Give one measure and its interval in words, four digits."""
     value, (low, high) = metrics[name], metrics["intervals"].get(name, (None, None))
     if value is None:
         return "not defined"

@@ -11,6 +11,7 @@ from models.store.store import ModelStore
 from training.results import REPORTS_FOLDER
 from training.run import AVERAGE_OF, KFOLD_FILE, RunDirectory
 from training.settings import TrainSettings, field_types
+from training.zone_settings import ZoneTrainSettings
 
 _COPIED: Final = ("calibration.json", "log.jsonl", "metrics_*.json", "calibration_*.png")
 
@@ -26,7 +27,7 @@ def keep_report(run: RunDirectory, name: str, store: ModelStore) -> Path:
     is_cross_validation = (run.path / KFOLD_FILE).is_file()
     if not run.is_finished and not is_cross_validation:
         raise ConfigurationError(f"{run.path}: not a finished run")
-    report = store.root / run.read_settings().task / REPORTS_FOLDER / name
+    report = store.root / run.task / REPORTS_FOLDER / name
     try:
         report.mkdir(parents=True)
     except FileExistsError as error:
@@ -57,7 +58,8 @@ def settings_of(run: RunDirectory) -> dict[str, Any]:
     runs that it is the average of, with their weights. A run that was removed since is said to be.
     """
     config = run.read_json("config.json")
-    paths = {name for name, field in TrainSettings.model_fields.items() if Path in field_types(field.annotation)}
+    fields = {**TrainSettings.model_fields, **ZoneTrainSettings.model_fields}
+    paths = {name for name, field in fields.items() if Path in field_types(field.annotation)}
     kept = {name: value for name, value in config.items() if name not in paths}
     if config.get("init_from"):
         kept["init_from"] = _settings_of_origin(Path(config["init_from"]))

@@ -11,6 +11,8 @@
     calibration.json              temperature, threshold, best epoch
     metrics_<split>.json          measures of the best epoch, calibrated; of `validation` and `validation_shifted`
     predictions_<split>.csv       file, label, person, calibrated probability
+
+Runs of task csi differ in the last four: see `training.zone_run`.
 """
 
 from __future__ import annotations
@@ -23,17 +25,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from models.errors import ConfigurationError, Unprocessable
 from models.identity import VERSION
+from models.tasks import Task
 from training.classes import classes_of
 from training.datasets.labelled import LabelledImage, LabelledImages
 from training.datasets.reading import pixels_sha256
 from training.datasets.splits import Split
-from training.settings import TrainSettings, plan_of
+from training.settings import RunSettings, TrainSettings, plan_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +57,8 @@ _BESIDE_SETTINGS: Final = ("environment", AVERAGE_OF)
 _PACKAGES: Final = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "opencv-python-headless", "pydicom")
 _NETWORK_PREFIX: Final = "model.network."  # of its names in a checkpoint
 _UNCALIBRATED: Final = (1.0, 0.5)
+
+S = TypeVar("S", bound=RunSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,23 @@ class RunDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether the run was measured, which is the last thing that it does."""
-        return (self.path / "metrics_validation_shifted.json").is_file()
+        last = ["metrics_validation_shifted.json"]
+        if self.task is Task.CSI:
+            last = ["metrics_validation.json", "metrics_train.json"]
+        return any((self.path / name).is_file() for name in last)
+
+    @property
+    def task(self) -> Task:
+        """What its network answers.
+
+        Raises:
+            ConfigurationError: this is no run directory.
+        """
+        name = self.read_json("config.json").get("task")
+        try:
+            return Task(str(name))
+        except ValueError as error:
+            raise ConfigurationError(f"{self.path / 'config.json'}: task {name} is unknown") from error
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         """Write one JSON file."""
@@ -150,22 +171,28 @@ class RunDirectory:
         lines = [json.dumps(line) + "\n" for line in self.read_log() if line["epoch"] <= epochs]
         (self.path / "log.jsonl").write_text("".join(lines), encoding="utf-8")
 
-    def write_settings(self, settings: TrainSettings, **beside: Any) -> None:
+    def write_settings(self, settings: RunSettings, **beside: Any) -> None:
         """Write the settings, and on what they are carried out; `beside` are further keys."""
         self.write_json("config.json", {**settings.model_dump(mode="json"), **beside, "environment": environment()})
 
     def read_settings(self) -> TrainSettings:
+        """Read the settings of a run of a two-class task; raises as `read_settings_as`."""
+        return self.read_settings_as(TrainSettings)
+
+    def read_settings_as(self, kind: type[S]) -> S:
         """Read the settings of the run.
 
         Raises:
-            ConfigurationError: they are not of this version of radstream.
+            ConfigurationError: they are of another kind of task, or not of this version of radstream.
         """
         document = self.read_json("config.json")
         document = {name: value for name, value in document.items() if name not in _BESIDE_SETTINGS}
         try:
-            return TrainSettings(**document)
+            return kind(**document)
         except ValidationError as error:
-            raise ConfigurationError(f"{self.path / 'config.json'}: not the settings of this version") from error
+            raise ConfigurationError(
+                f"{self.path / 'config.json'}: not the settings of such a run in this version"
+            ) from error
 
     def write_data(self, images: LabelledImages, split: Split, how: dict[str, Any]) -> None:
         """Write which data was used, and how it was split."""

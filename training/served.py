@@ -12,7 +12,7 @@ from models.networks.table import NetworkEntry
 
 OUTPUT_NAMES: Final = ("probability", "cam")
 
-_SMALLEST_MAXIMUM: Final = 1e-8
+SMALLEST_MAXIMUM: Final = 1e-8
 
 
 class ServedNetwork(nn.Module):
@@ -40,4 +40,4 @@ class ServedNetwork(nn.Module):
         logits = self.network.classify(feature_map)  # (N, C)
         cam = self.network.grad_cam(feature_map, self.positive)  # (N, h, w)
         maximum = cam.amax(dim=(1, 2), keepdim=True)
-        return torch.softmax(logits / self.temperature, dim=1), cam / maximum.clamp(min=_SMALLEST_MAXIMUM)
+        return torch.softmax(logits / self.temperature, dim=1), cam / maximum.clamp(min=SMALLEST_MAXIMUM)

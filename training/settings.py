@@ -25,8 +25,8 @@ Monitor = Literal["shifted_loss", "shifted_roc_auc", "validation_loss", "validat
 """By what the best epoch is chosen: least loss, or largest area under the ROC curve."""
 
 
-class TrainSettings(FileSettings):
-    """One training run. Saved, with every choice made, as ``config.json`` in its run directory."""
+class RunSettings(FileSettings):
+    """What every training run is told, whatever its task."""
 
     model_config = SettingsConfigDict(env_prefix="RADSTREAM_TRAINING_", extra="forbid", frozen=True)
     table_name: ClassVar[str | None] = "training"
@@ -35,18 +35,13 @@ class TrainSettings(FileSettings):
     task: Task = Field(Task.PNEUMONIA, description="what the network is to answer")
     data_dir: Path = Field(description="directory of the labelled images")
     output_dir: Path = Field(description="the run directory to make")
-    format: Literal["auto", "class-folders", "nih-csv", "dicom-csv", "brixia"] = Field(
-        "auto", description="of the data"
-    )
     labels_csv: Path | None = Field(None, description="table of labels, if not found by its usual name")
-    split: str = Field("train", description="split to learn from, where the data has splits")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="part of the persons held out for validation")
+    val_fraction: float = Field(0.2, ge=0, lt=1, description="part of the persons held out for validation")
     limit: int | None = Field(None, ge=1, description="use at most this many images per class (for trials)")
     kfold: int | None = Field(None, ge=2, le=20, description="cross-validate with this many person-grouped folds")
     folds: str | None = Field(None, pattern=r"^\d+(,\d+)*$", description="fit these folds only, e.g. 0,2; from 0")
 
     # The network, and where it starts.
-    network: str = Field("efficientnet_lite0", description="name of the network")
     pretrained: bool | None = Field(None, description="start from ImageNet weights; default where there are any")
     weights: Path | None = Field(None, description="file with the ImageNet weights, where they are not in the cache")
     init_from: Path | None = Field(None, description="run directory of the same network whose weights to start from")
@@ -60,16 +55,11 @@ class TrainSettings(FileSettings):
     lr: float | None = Field(None, gt=0, description="learning rate; the peak, with a schedule")
     weight_decay: float | None = Field(None, ge=0, description="weight decay; decoupled with adamw")
     scheduler: Literal["one_cycle", "cosine", "plateau", "none"] | None = Field(None, description="of the lr")
-    class_weights: bool | None = Field(None, description="weigh classes by their inverse frequency")
-    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="of the targets")
-    loss: Literal["cross-entropy", "bce"] = Field("cross-entropy", description="over both logits, or each by itself")
-    mixup: float = Field(0.0, ge=0, le=4, description="alpha of mixing pairs of images; 0 mixes none")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip; it puts the heart on the right")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights; 0 keeps the last")
     gradient_clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
-    monitor: Monitor = Field("shifted_loss", description="by what the best epoch is chosen")
 
     # On what.
     precision: Literal["32", "bf16", "16"] = Field("32", description="bf16 and 16 are mixed precision, for GPUs")
@@ -81,7 +71,7 @@ class TrainSettings(FileSettings):
     seed: int = Field(0, ge=0, description="of split, weights, order and augmentation")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_run(self) -> Self:
         if self.folds is not None and self.kfold is None:
             raise ValueError("folds are given without kfold")
         if self.kfold is not None and max(self.chosen_folds) >= self.kfold:
@@ -98,6 +88,22 @@ class TrainSettings(FileSettings):
         if self.kfold is None:
             return ()
         return tuple(sorted({int(fold) for fold in self.folds.split(",")})) if self.folds else tuple(range(self.kfold))
+
+
+class TrainSettings(RunSettings):
+    """A run of a two-class task. Saved, with every choice made, as ``config.json`` in its run directory."""
+
+    format: Literal["auto", "class-folders", "nih-csv", "dicom-csv", "brixia"] = Field(
+        "auto", description="of the data"
+    )
+    split: str = Field("train", description="split to learn from, where the data has splits")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="part of the persons held out for validation")
+    network: str = Field("efficientnet_lite0", description="name of the network")
+    class_weights: bool | None = Field(None, description="weigh classes by their inverse frequency")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="of the targets")
+    loss: Literal["cross-entropy", "bce"] = Field("cross-entropy", description="over both logits, or each by itself")
+    mixup: float = Field(0.0, ge=0, le=4, description="alpha of mixing pairs of images; 0 mixes none")
+    monitor: Monitor = Field("shifted_loss", description="by what the best epoch is chosen")
 
 
 def field_types(annotation: Any) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.engines.engine import EngineInfo
 from models.engines.providers import load_engine
 from models.errors import ConfigurationError
 from models.pixels.spec import InputSpec
@@ -123,18 +124,7 @@ class EngineSubject:
 
     def describe(self) -> dict[str, Any]:
         """Give version, network, engine and training facts of the manifest and the report."""
-        manifest, info = self._version.manifest, self._engine.info
-        return {
-            "subject": self.name,
-            "kind": "engine",
-            "task": str(manifest.task),
-            "version": manifest.version,
-            "network": manifest.network,
-            "pretrained": bool(manifest.training_data.get("pretrained")),
-            "epochs": epochs_of(self._version.directory / "report"),
-            "engine": {"provider": info.provider, "precision": info.precision, "file_sha256": info.file_sha256},
-            "training_data_digest": manifest.training_data.get("digest"),
-        }
+        return describe_version(self._version, self._engine.info)
 
     def answer(self, images: Images) -> Answers:
         """Run the engine.
@@ -153,3 +143,19 @@ class EngineSubject:
     def check_map(self, image: NDArray[np.float32]) -> float | None:
         """Give None: an engine has no gradients to compare with."""
         return None
+
+
+def describe_version(version: ModelVersion, engine: EngineInfo) -> dict[str, Any]:
+    """Say which version it is and what runs it: a JSON object without paths and times."""
+    manifest = version.manifest
+    return {
+        "subject": f"{manifest.task} {manifest.version}",
+        "kind": "engine",
+        "task": str(manifest.task),
+        "version": manifest.version,
+        "network": manifest.network,
+        "pretrained": bool(manifest.training_data.get("pretrained")),
+        "epochs": epochs_of(version.directory / "report"),
+        "engine": {"provider": engine.provider, "precision": engine.precision, "file_sha256": engine.file_sha256},
+        "training_data_digest": manifest.training_data.get("digest"),
+    }

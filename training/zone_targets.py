@@ -11,7 +11,6 @@ Grades are ordered, readers differ by about half a grade per zone, and a zone th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +18,21 @@ from torch.nn import functional
 
 from models.networks.zone_network import CLASSES
 from models.zones import GRADED, MIRRORED_ORDER, Congestion
-
-UNGRADABLE_WEIGHT: Final = 0.3
-"""Of class 4 in the loss."""
+from training.zone_settings import UNGRADABLE_WEIGHT
 
 
-def soft_targets(readers: Sequence[Sequence[Congestion]], spread: float = 0.0) -> Tensor:
+def soft_targets(readers: Sequence[Sequence[Congestion]], spread: float = 0.0, first: float = 0.5) -> Tensor:
     """Average the readers of one image: ``(6, 5)`` float32, each zone's row sums to 1.
 
     Args:
         readers: six grades of each.
         spread: part of a grade's mass that goes to its neighbours among the graded classes, shared between them; in
             [0, 1). Ungradable has no neighbours.
+        first: weight of the first reader, in (0, 1], the others sharing the rest; a single one has all of it.
     """
     each = torch.tensor([[int(grade) for grade in grades] for grades in readers])  # (readers, 6)
-    targets = functional.one_hot(each, CLASSES).float().mean(dim=0)
+    shares = torch.tensor([first, *[(1 - first) / max(1, len(readers) - 1)] * (len(readers) - 1)])
+    targets = (functional.one_hot(each, CLASSES).float() * (shares / shares.sum())[:, None, None]).sum(dim=0)
     return targets @ _spreading(spread)
 
 

@@ -1,12 +1,20 @@
-"""Synthetic class folders: noise is NORMAL, noise with a bright disc is PNEUMONIA."""
+"""Synthetic sets, and small networks.
+
+Class folders: noise is NORMAL, noise with a bright disc is PNEUMONIA. Zone scores: see `zone_sets`.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from zone_sets import ZoneSetWriter, write_csi_version
 
 
 def write_class_folders(directory: Path, per_class: int, seed: int = 0) -> Path:
@@ -61,3 +69,18 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> str:
     )
     monkeypatch.setitem(NETWORKS, "tiny", entry)
     return "tiny"
+
+
+@pytest.fixture(scope="session")
+def csi_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose active version of task `csi` is 1.0.0, see `write_csi_version`."""
+    store = tmp_path_factory.mktemp("store")
+    write_csi_version(store / "csi" / "1.0.0")
+    (store / "csi" / "active.json").write_text('{"active": "1.0.0", "shadow": null}')
+    return store
+
+
+@pytest.fixture
+def zone_set(tmp_path: Path) -> ZoneSetWriter:
+    """An empty set of zone scores."""
+    return ZoneSetWriter(tmp_path / "zones")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from models.errors import ConfigurationError
 from models.tasks import Task
 from training.classes import CLASSES, classes_of
 from training.commands.command import Command
+
+if TYPE_CHECKING:
+    from training.check_data import DataReport
+    from training.check_zones import ZoneDataReport
 
 _EPILOG: Final = """example:
   python -m training check-data --task pneumonia --data-dir chest_xray
@@ -24,30 +29,59 @@ formats:
   nih-csv        Data_Entry_2017.csv of NIH ChestX-ray14 with the images anywhere below, and its lists of the splits
   dicom-csv      DICOM files anywhere below, and a CSV file with the columns file or sop_instance_uid, label, and
                  optionally person, split
-  brixia         scores.csv with Brixia scores of adults: senior's sum to 1 is negative, from 6 positive"""
+  brixia         scores.csv with Brixia scores of adults: senior's sum to 1 is negative, from 6 positive
+
+Task csi looks at scores of six lung zones: how often each grade was given to each zone, how well two readers agree,
+which grades are rare, and on which films no lungs were found:
+
+  python -m training check-data --task csi --data-dir brixia_cohen
+
+formats of task csi:
+  csi            a CSV file with the separator ; and the columns FileID, right_sup, left_sup, right_mid, left_mid,
+                 right_inf, left_inf, and optionally patient; an empty zone is ungradable; <FileID>.png, .jpg, .jpeg,
+                 .dcm or .dicom anywhere below
+  brixia         scores.csv with Brixia scores, zone by zone, of one or two readers"""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
-        choices=[task.value for task in CLASSES],
+        choices=[*(task.value for task in CLASSES), Task.CSI.value],
         default=Task.PNEUMONIA.value,
-        help="decides the class names (default pneumonia)",
+        help="decides what is looked for (default pneumonia)",
     )
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="directory of the set")
     parser.add_argument("--format", default="auto", help="one of those below (default: find out)")
     parser.add_argument("--labels-csv", type=Path, metavar="FILE", help="table of labels, where it lies elsewhere")
     parser.add_argument("--split", metavar="NAME", help="check this split alone (default: all, and across them)")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N images per class (for trials)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images per class, of csi in all (for trials)")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="FILE_OR_ID",
+        help="of csi: leave out this FileID or file, or those that a .txt file lists; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="write the whole report, every file named, as JSON")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from training.check_data import DataProblems
+
+    report = (_check_zones if arguments.task == Task.CSI else _check_classes)(arguments)
+    if report.errors:
+        noun = "error" if report.errors == 1 else "errors"
+        raise DataProblems(f"{arguments.data_dir}: {report.errors} {noun} in the data; see the report")
+
+
+def _check_classes(arguments: argparse.Namespace) -> DataReport:
     from rich.console import Console
 
-    from training.check_data import DataProblems, check_data, print_report
+    from training.check_data import check_data, print_report
     from training.progress import track
 
+    if arguments.exclude:
+        raise ConfigurationError("--exclude: of task csi only")
     report = check_data(
         arguments.data_dir,
         classes_of(Task(arguments.task)),
@@ -61,9 +95,33 @@ def _run(arguments: argparse.Namespace) -> None:
         print(json.dumps(report.to_json(), indent=1))
     else:
         print_report(report, Console())
-    if report.errors:
-        noun = "error" if report.errors == 1 else "errors"
-        raise DataProblems(f"{arguments.data_dir}: {report.errors} {noun} in the data; see the report")
+    return report
+
+
+def _check_zones(arguments: argparse.Namespace) -> ZoneDataReport:
+    from rich.console import Console
+
+    from training.check_zones import check_zones, print_report
+    from training.datasets.exclusions import read_exclusions
+    from training.progress import track
+
+    if arguments.split is not None:
+        raise ConfigurationError("--split: not of task csi; a set of zone scores has no splits")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigurationError(f"limit {arguments.limit}: at least one image is wanted")
+    report = check_zones(
+        arguments.data_dir,
+        format=arguments.format,
+        labels_csv=arguments.labels_csv,
+        limit=arguments.limit,
+        exclude=read_exclusions(arguments.exclude),
+        progress=lambda paths: track(paths, len(paths), "reading images"),
+    )
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        print_report(report, Console())
+    return report
 
 
 CHECK_DATA: Final = Command(

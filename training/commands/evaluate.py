@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from models.errors import ConfigurationError
 from models.settings import Settings, load
@@ -20,12 +20,22 @@ DIR/<CLASS>/*, an NIH set, a DICOM folder with a CSV file, or adults with Brixia
 fitted network of a run is evaluated instead, and its Grad-CAM is compared with the grad-cam package's:
 
   python -m training evaluate --checkpoint runs/pneumonia-1 --data-dir chest_xray --split test \\
-      --output-dir evaluation/pneumonia-1 --cam-method gradcam++"""
+      --output-dir evaluation/pneumonia-1 --cam-method gradcam++
+
+Task csi grades six lung zones 0 to 3 (or ungradable) and is measured against the first reader of the set:
+
+  python -m training evaluate --task csi --version active --format brixia --data-dir brixia_cohen \\
+      --output-dir evaluation/csi
+
+Its data directory is a CSV file with the separator ; and the columns FileID, right_sup, left_sup, right_mid, left_mid,
+right_inf, left_inf and optionally patient (an empty zone is ungradable), with <FileID>.png, .jpg, .jpeg, .dcm or .dicom
+anywhere below; or scores.csv with Brixia scores. Such a set has no splits; --split only names the files. Where two
+radiologists read an image, what the second reaches against the first is written beside the network."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     subject = parser.add_argument_group("what is evaluated")
-    tasks = "{" + ",".join((Task.PNEUMONIA, Task.NORMALITY)) + "}"
+    tasks = "{" + ",".join((Task.PNEUMONIA, Task.NORMALITY, Task.CSI)) + "}"
     subject.add_argument("--task", type=_task, metavar=tasks, help="default pneumonia, or the run's")
     subject.add_argument("--version", metavar="NAME", help="a version of the store, or active (default)")
     subject.add_argument("--store", type=Path, metavar="DIR", help="model store; default RADSTREAM_MODEL_STORE")
@@ -36,10 +46,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="directory of the labelled images")
     data.add_argument("--split", default="test", metavar="NAME", help="split to evaluate on; default test")
     data.add_argument(
-        "--format", default="auto", metavar="NAME", help="auto, class-folders, nih-csv, dicom-csv, brixia"
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="auto, class-folders, nih-csv, dicom-csv, brixia; of csi: auto, csi, brixia",
     )
     data.add_argument("--labels-csv", type=Path, metavar="FILE", help="table of labels, if not found by its usual name")
-    data.add_argument("--limit", type=_count, metavar="N", help="at most this many images per class (for trials)")
+    data.add_argument("--limit", type=_count, metavar="N", help="at most this many images per class, of csi in all")
+    data.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="FILE_OR_ID",
+        help="of csi: leave out this FileID or file, or those that a .txt file lists; may be repeated",
+    )
     output = parser.add_argument_group("what is written")
     output.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="where the files go")
     output.add_argument("--samples", type=_count, default=20, metavar="N", help="Grad-CAM pictures; default 20")
@@ -82,15 +102,36 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    is_csi = _is_csi(arguments)
+    if is_csi and (arguments.cam_method or arguments.cam_layer):
+        raise ConfigurationError("--cam-method and --cam-layer: not of task csi, whose maps are those of the graph")
+    if arguments.exclude and not is_csi:
+        raise ConfigurationError("--exclude: of task csi only")
     _check(arguments)
-    store = arguments.store or load(Settings).model_store
+    (_evaluate_zones if is_csi else _evaluate_classes)(arguments)
+
+
+def _is_csi(arguments: argparse.Namespace) -> bool:
+    """Say whether zones are graded: by the task that is named or, of a checkpoint, by that of its run."""
+    if arguments.checkpoint is None or not arguments.checkpoint.exists():
+        return arguments.task is Task.CSI
+    from training.run import RunDirectory
+
+    task = RunDirectory(arguments.checkpoint).read_json("config.json").get("task", Task.PNEUMONIA)
+    if Task.CSI in (task, arguments.task) and arguments.task not in (None, task):
+        raise ConfigurationError(f"{arguments.checkpoint}: is a run of task {task}, not {arguments.task}")
+    return bool(task == Task.CSI)
+
+
+def _evaluate_classes(arguments: argparse.Namespace) -> None:
     from training.evaluate import EvaluationRequest, evaluate, say
     from training.subjects import ACTIVE, EngineSubject, Subject
 
     subject: Subject
     if arguments.checkpoint is None:
         version = arguments.version or ACTIVE
-        subject = EngineSubject.open(store, arguments.task or Task.PNEUMONIA, version, threads=arguments.threads)
+        task = arguments.task or Task.PNEUMONIA
+        subject = EngineSubject.open(_store(arguments), task, version, threads=arguments.threads)
     else:
         from training.checkpoint_subject import CheckpointSubject
 
@@ -99,11 +140,39 @@ def _run(arguments: argparse.Namespace) -> None:
         )
         if arguments.task not in (None, subject.task):
             raise ConfigurationError(f"{arguments.checkpoint}: is a run of task {subject.task}, not {arguments.task}")
-    given = ("data_dir", "split", "output_dir", "format", "labels_csv", "limit", "samples", "bootstrap")
-    request = EvaluationRequest(**{name: getattr(arguments, name) for name in (*given, "batch_size", "num_workers")})
-    evaluation = evaluate(subject, request)
-    say(evaluation)
+    request = EvaluationRequest(**_request(arguments))
+    say(evaluate(subject, request))
     print(request.output_dir / f"metrics_{request.split}.json")
+
+
+def _evaluate_zones(arguments: argparse.Namespace) -> None:
+    from training.datasets.exclusions import read_exclusions
+    from training.evaluate_zones import ZoneEvaluationRequest, evaluate_zones, say
+    from training.subjects import ACTIVE
+    from training.zone_subjects import EngineZoneSubject, ZoneSubject
+
+    subject: ZoneSubject
+    if arguments.checkpoint is None:
+        version = arguments.version or ACTIVE
+        subject = EngineZoneSubject.open(_store(arguments), version, threads=arguments.threads)
+    else:
+        from training.zone_checkpoint import CheckpointZoneSubject
+
+        subject = CheckpointZoneSubject(arguments.checkpoint, threads=arguments.threads)
+    request = ZoneEvaluationRequest(**_request(arguments), exclude=read_exclusions(arguments.exclude))
+    say(evaluate_zones(subject, request))
+    print(request.output_dir / f"metrics_{request.split}.json")
+
+
+def _store(arguments: argparse.Namespace) -> Path:
+    store: Path = arguments.store or load(Settings).model_store
+    return store
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    data = ("data_dir", "split", "format", "labels_csv", "limit")
+    names = (*data, "output_dir", "samples", "bootstrap", "batch_size", "num_workers")
+    return {name: getattr(arguments, name) for name in names}
 
 
 EVALUATE: Final = Command(

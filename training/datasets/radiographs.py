@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,7 @@ from training.datasets.labelled import LabelledImage
 from training.datasets.reading import read_radiograph
 
 Batch = tuple[Tensor, Tensor]
-"""``image (N, 1, H, W) float32 in [0, 1]`` and ``label (N) int64``."""
+"""``image (N, 1, H, W) float32 in [0, 1]`` and ``label (N) int64``, or targets ``(N, 6, 5) float32`` of zones."""
 
 DEFAULT_CACHE_BYTES: Final = 2 * 1024**3
 
@@ -33,8 +33,8 @@ def read_input(path: Path, spec: InputSpec) -> NDArray[np.float32]:
     Raises:
         Unprocessable, OSError: the file cannot be read.
     """
-    # Twice the input, as in the worker: codecs that can leave out detail that resizing would drop.
-    return read_radiograph(path, smallest_side=2 * max(spec.height, spec.width)).to_input(spec)
+    # As in the worker: codecs that can leave out detail that resizing would drop.
+    return read_radiograph(path, smallest_side=spec.needed_side).to_input(spec)
 
 
 class Changes(Protocol):
@@ -53,6 +53,19 @@ class Changes(Protocol):
         ...
 
 
+class HasPath(Protocol):
+    """An image of any set."""
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        ...
+
+
+Reader = Callable[[Path, InputSpec], NDArray[np.float32]]
+"""Gives ``(height, width) float32 in [0, 1]`` of the spec, of greys that 16 bits hold."""
+
+
 class InputCache:
     """Inputs that were read before, in memory that the loader's forked processes share with the training process.
 
@@ -64,10 +77,18 @@ class InputCache:
         images: that may be kept, the first ones where not all fit.
         spec: of the input.
         max_bytes: upper bound of the memory, at 2 bytes per pixel.
+        reader: a function of a module, which other processes can import.
     """
 
-    def __init__(self, images: Iterable[LabelledImage], spec: InputSpec, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        images: Iterable[HasPath],
+        spec: InputSpec,
+        max_bytes: int = DEFAULT_CACHE_BYTES,
+        reader: Reader = read_input,
+    ) -> None:
         self._spec = spec
+        self._reader = reader
         self._pixels = spec.height * spec.width
         paths = list(dict.fromkeys(image.path for image in images))
         self._slots = {path: slot for slot, path in enumerate(paths[: max_bytes // (2 * self._pixels + 1)])}
@@ -90,9 +111,9 @@ class InputCache:
         """
         slot = self._slots.get(path)
         if slot is None:
-            return read_input(path, self._spec)
+            return self._reader(path, self._spec)
         if self._states[slot] == _EMPTY:
-            image = read_input(path, self._spec)
+            image = self._reader(path, self._spec)
             self._keep(slot, image)
             return image
         return self._recall(slot)
@@ -116,7 +137,7 @@ class InputCache:
         return image.reshape(self._spec.height, self._spec.width)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_spec": self._spec, "_pixels": self._pixels, "_slots": self._slots}
+        return {"_spec": self._spec, "_reader": self._reader, "_pixels": self._pixels, "_slots": self._slots}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -174,20 +195,21 @@ class Radiographs(Dataset[Batch]):
         return self._read(int(of_one_class[random.integers(len(of_one_class))]))
 
 
-def in_order(dataset: Radiographs, batch_size: int, workers: int) -> DataLoader[Batch]:
+def in_order(dataset: Dataset[Batch], batch_size: int, workers: int) -> DataLoader[Batch]:
     """Give every image once, in order."""
     return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
 
 
 def shuffled(
-    dataset: Radiographs, batch_size: int, workers: int, stream: tuple[int, ...], devices: int = 1
+    dataset: Dataset[Batch], batch_size: int, workers: int, stream: tuple[int, ...], devices: int = 1
 ) -> DataLoader[Batch]:
     """Give every image once, in an order that depends on `stream`; a last batch of one is left out.
 
     Batch-norm cannot be trained on one image. Lightning shares the images out evenly between `devices`.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(stream).generate_state(1)[0]))
-    share = -(-len(dataset) // devices)
+    size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset has no length in its type
+    share = -(-size // devices)
     drop_last = share % batch_size == 1 and share > 1
     return DataLoader(
         dataset, batch_size=batch_size, shuffle=True, num_workers=workers, generator=generator, drop_last=drop_last

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -84,7 +85,21 @@ def kfold_by_person(images: Sequence[LabelledImage], folds: int, seed: int) -> l
     return splits
 
 
-def connected(images: Sequence[LabelledImage]) -> list[list[int]]:
+class OfPerson(Protocol):
+    """An image of any set."""
+
+    @property
+    def person(self) -> str:
+        """Identity of the person within the set."""
+        ...
+
+    @property
+    def pixels_sha256(self) -> str:
+        """Hex digest of its pixels."""
+        ...
+
+
+def connected(images: Sequence[OfPerson]) -> list[list[int]]:
     """Group the places of images that share a person or their pixels, directly or through others."""
     parent = list(range(len(images)))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -86,6 +86,10 @@ class ZoneImages:
         """Hash of every image's pixels and scores: says which data a network was trained on, wherever it lay."""
         lines = sorted(f"{image.pixels_sha256} {image.readers}" for image in self.images)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def limited(self, images: Sequence[ZoneImage]) -> ZoneImages:
+        """Give the set with some of its images alone."""
+        return replace(self, images=tuple(images))
 
 
 def read_zone_images(
