@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import ConfigurationError
+from models.tasks import Task
 from training.results import Result
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def compare(results: Sequence[Result], output_dir: Path) -> list[Result]:
     Raises:
         ConfigurationError: there is no result, or the directory cannot be made.
     """
-    if not results:
-        raise ConfigurationError("nothing to compare: no metrics_<split>.json found")
-    ranked = rank(results)
+    ranked = rank([result for result in results if result.task != Task.CSI])
+    if not ranked:
+        only = "; csi networks are not compared here, see `list`" if results else ""
+        raise ConfigurationError(f"nothing to compare: no metrics_<split>.json of two classes found{only}")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

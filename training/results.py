@@ -43,7 +43,8 @@ class Result:
         pretrained: whether it began with published weights; None where nothing says so.
         epochs: how many were fitted, of a cross-validation the most of any fold; None where nothing says so.
         data_digest: of the images that it was measured on; None where only the split's name is known.
-        metrics: see `training.evaluation.classification_metrics`.
+        metrics: see `training.evaluation.classification_metrics`, of task csi `training.zone_evaluation.zone_metrics`.
+        task: what is answered; None where nothing says so.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Result:
     epochs: int | None
     data_digest: str | None
     metrics: dict[str, Any]
+    task: str | None = None
 
 
 def collect(paths: Sequence[Path], store: Path | None = None, split: str | None = None) -> list[Result]:
@@ -128,7 +130,8 @@ def _result(
     digest: str | None,
     metrics: dict[str, Any],
 ) -> Result:
-    return Result(name, kind, split, facts.get("network"), facts.get("pretrained"), epochs, digest, metrics)
+    network = facts.get("network") or facts.get("backbone")
+    return Result(name, kind, split, network, facts.get("pretrained"), epochs, digest, metrics, facts.get("task"))
 
 
 def results_of_store(root: Path) -> list[Result]:
@@ -160,6 +163,7 @@ def _of_version(directory: Path) -> Iterator[Result]:
             epochs=epochs_of(directory / "report"),
             data_digest=None,
             metrics=metrics,
+            task=manifest.task,
         )
 
 

@@ -3,6 +3,8 @@
 Every version that serves is loaded as a worker loads it and fed random images of its input size; PyTorch runs the
 network of that name with softmax and Grad-CAM (weights do not matter for the time), in channels-last memory and
 inference mode. Both get the same threads and take turns, and the best round of each counts.
+
+Below the table: what finding the lung fields costs, in a decoding process and on one thread, beside the engine of csi.
 """
 
 from __future__ import annotations
@@ -15,17 +17,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from models.engines.providers import load_engine
 from models.networks.table import network_entry
+from models.networks.zone_network import ZoneFeatures, ZoneNetwork
+from models.networks.zone_table import zone_backbone
+from models.pixels.lung_fields import SIDE, find_lung_fields
 from models.settings import Settings, load
+from models.store.manifest import Manifest
 from models.store.store import ModelStore, open_version
 from models.tasks import Task
 from training.served import ServedNetwork
+from training.zone_served import ServedZoneNetwork
 
 BATCHES = (1, 8, 32)
 
@@ -68,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ratio = f"{cell.engine / cell.pytorch:.2f}"
         table.add_row(cell.version, str(cell.batch), f"{cell.engine:.1f}", f"{cell.pytorch:.1f}", ratio)
     console.print(table)
+    found_ms = 1e3 * lung_fields_seconds(options.rounds)
+    csi = [cell for cell in cells if cell.version.startswith(Task.CSI.value) and cell.batch == BATCHES[0]]
+    beside = "".join(f", {found_ms * cell.engine / 1e3:.2f} of the engine of {cell.version}" for cell in csi)
+    console.print(f"lung fields: {found_ms:.1f} ms per image on one thread{beside}")
     if options.json:
         options.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
     return 0
@@ -78,9 +91,8 @@ def measure(directory: Path, options: argparse.Namespace) -> list[Cell]:
     version = open_version(directory)
     manifest = version.manifest
     engine = load_engine(version, threads=options.threads)
-    entry = network_entry(manifest.network)
-    network = ServedNetwork(entry, entry.build(len(manifest.labels), False), 1.0, 1).eval()
-    network.to(memory_format=torch.channels_last)
+    network = _in_pytorch(manifest).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub has no such overload
     spec = manifest.input_spec
     cells = []
     for batch in BATCHES:
@@ -96,9 +108,27 @@ def measure(directory: Path, options: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def _inferred(network: ServedNetwork, image: torch.Tensor) -> object:
+def _in_pytorch(manifest: Manifest) -> nn.Module:
+    """Build what was exported, at random weights."""
+    if manifest.task is not Task.CSI:
+        entry = network_entry(manifest.network)
+        return ServedNetwork(entry, entry.build(len(manifest.labels), False), 1.0, 1)
+    backbone, data = zone_backbone(manifest.network), manifest.training_data
+    features = ZoneFeatures(data["zones"])
+    members = [ZoneNetwork(backbone.build(False, None), features) for _ in range(data["members"])]
+    return ServedZoneNetwork(backbone, members, mirrored=data["mirrored"])
+
+
+def _inferred(network: nn.Module, image: torch.Tensor) -> object:
     with torch.inference_mode():
         return network(image)
+
+
+def lung_fields_seconds(rounds: int) -> float:
+    """Give the seconds of one search where no start succeeds early, which is the longest."""
+    image = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+    cv2.setNumThreads(1)  # as in a decoding process
+    return min(_seconds(lambda: find_lung_fields(image), 5) / 5 for _ in range(rounds))
 
 
 def _seconds(run: Callable[[], object], count: int) -> float:

@@ -22,7 +22,9 @@ _EPILOG: Final = """example:
 Shows the versions of the model store, which of them serves, and what was measured. With --runs also the runs,
 evaluations and cross-validations below a directory."""
 
-_PREFERRED_SPLITS: Final = ("test", "validation_shifted", "validation_perturbed", "validation")
+_PREFERRED_SPLITS: Final = ("test", "validation_shifted", "validation_perturbed", "validation", "cross_validation")
+_FIGURES: Final = {"accuracy": "accuracy", "ROC-AUC": "roc_auc", "kappa": "kappa_quadratic"}
+"""Columns and the measures in them; a network has those of its task."""
 _BYTES_PER_MB: Final = 1e6
 
 
@@ -71,8 +73,8 @@ def _version_table(store: Path, versions: list[VersionRow]) -> Table:
     from rich.text import Text
 
     table = Table(title=f"model store {store}", title_justify="left")
-    for name in ("task", "version", "serves", "network", "measured on", "accuracy", "ROC-AUC", "MB", "created"):
-        table.add_column(name, justify="right" if name in ("accuracy", "ROC-AUC", "MB") else "left")
+    for name in ("task", "version", "serves", "network", "measured on", *_FIGURES, "MB", "created"):
+        table.add_column(name, justify="right" if name in (*_FIGURES, "MB") else "left")
     for row in versions:
         split = next((name for name in _PREFERRED_SPLITS if name in row.metrics), next(iter(row.metrics), None))
         metrics = row.metrics.get(split or "", {})
@@ -80,7 +82,7 @@ def _version_table(store: Path, versions: list[VersionRow]) -> Table:
         if row.fault is not None:
             state = f"DAMAGED: {row.fault}"
         cells = [row.task, row.version, row.serves, state, split or "-"]
-        cells += [_figure(metrics, "accuracy"), _figure(metrics, "roc_auc"), f"{row.size_bytes / _BYTES_PER_MB:.1f}"]
+        cells += [*(_figure(metrics, name) for name in _FIGURES.values()), f"{row.size_bytes / _BYTES_PER_MB:.1f}"]
         table.add_row(*(Text(cell) for cell in [*cells, (row.created or "-")[:10]]))
     return table
 
@@ -90,12 +92,12 @@ def _result_table(results: list[Result]) -> Table:
     from rich.text import Text
 
     table = Table(title="runs", title_justify="left")
-    for name in ("run", "kind", "network", "epochs", "measured on", "images", "accuracy", "ROC-AUC"):
-        table.add_column(name, justify="right" if name in ("epochs", "images", "accuracy", "ROC-AUC") else "left")
+    for name in ("run", "kind", "network", "epochs", "measured on", "images", *_FIGURES):
+        table.add_column(name, justify="right" if name in ("epochs", "images", *_FIGURES) else "left")
     for result in results:
         cells = [result.name, result.kind, result.network or "-", str(result.epochs or "-"), result.split]
-        cells += [str(result.metrics.get("n", "-")), _figure(result.metrics, "accuracy")]
-        table.add_row(*(Text(cell) for cell in [*cells, _figure(result.metrics, "roc_auc")]))
+        cells += [str(result.metrics.get("n", "-")), *(_figure(result.metrics, name) for name in _FIGURES.values())]
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
