@@ -82,13 +82,14 @@ def _table(metrics: dict[str, dict[str, Any]]) -> list[str]:
     head = ["| measure | " + " | ".join(splits) + " |", "| --- |" + " --- |" * len(splits)]
     known = [row for row in _ROWS if any(row in metrics[split] for split in splits)]
     return head + [
-        f"| {_ROWS[row]} | " + " | ".join(_figure(metrics[split], row) for split in splits) + " |" for row in known
+        f"| {_ROWS[row]} | " + " | ".join(figure(metrics[split], row) for split in splits) + " |" for row in known
     ]
 
 
-def _figure(metrics: dict[str, Any], name: str) -> str:
+def figure(metrics: dict[str, Any], name: str, digits: int = 4) -> str:
+    """Give one measure in words, with its interval where it has one."""
     value = metrics.get(name)
     if not isinstance(value, float):
         return "-" if value is None else str(value)
     low, high = metrics.get("intervals", {}).get(name) or (None, None)
-    return f"{value:.4f}" if low is None else f"{value:.4f} ({low:.4f} to {high:.4f})"
+    return f"{value:.{digits}f}" if low is None else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from models.identity import DISCLAIMER
 from models.pixels.spec import Framing
 from models.store.manifest import Manifest
-from training.model_card import counted
+from training.model_card import counted, figure
 
 _ROWS: Final = {
     "n": "images",
@@ -27,6 +27,7 @@ _SPLITS: Final = {
     "test": "images that no choice was made on",
 }
 _SECOND: Final = "second_reader"
+_DIGITS: Final = 3
 
 
 def zone_card(manifest: Manifest) -> str:
@@ -71,7 +72,7 @@ def _measured(manifest: Manifest) -> list[str]:
         lines += [f"`{split}`: {_SPLITS.get(split, 'no description')}.", ""]
         lines += ["| measure | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
         lines += [
-            f"| {words} | " + " | ".join(_figure(each, name) for each in columns.values()) + " |"
+            f"| {words} | " + " | ".join(figure(each, name, _DIGITS) for each in columns.values()) + " |"
             for name, words in _ROWS.items()
         ]
         lines += ["", *_zone_table(metrics), ""]
@@ -80,7 +81,7 @@ def _measured(manifest: Manifest) -> list[str]:
 
 def _zone_table(metrics: dict[str, Any]) -> list[str]:
     rows = [
-        f"| {zone} | {_figure(figures, 'kappa_quadratic')} | {_figure(figures, 'mae_zone')} |"
+        f"| {zone} | {figure(figures, 'kappa_quadratic', _DIGITS)} | {figure(figures, 'mae_zone', _DIGITS)} |"
         for zone, figures in metrics["per_zone"].items()
     ]
     return ["| zone | quadratic kappa | mean absolute error |", "| --- | --- | --- |", *rows]
@@ -97,11 +98,3 @@ def _limits(ungradable: int) -> list[str]:
             "whatever it is shown.",
         ]
     return lines
-
-
-def _figure(metrics: dict[str, Any], name: str) -> str:
-    value = metrics.get(name)
-    if not isinstance(value, float):
-        return "-" if value is None else str(value)
-    low, high = metrics.get("intervals", {}).get(name) or (None, None)
-    return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
