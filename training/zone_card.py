@@ -21,9 +21,10 @@ _ROWS: Final = {
     "mean_csi_pearson": "Pearson correlation of the mean CSI",
 }
 _SPLITS: Final = {
-    "validation": "persons who were held out of this very network, answered by the exported file",
-    "cross_validation": "every person, each answered by a network that was fitted likewise without that person; the "
-    "version itself was fitted to everyone, so its own figures on these images would say nothing",
+    "validation": "persons who were held out of this very network, answered by the exported file; it was "
+    "calibrated on them, so the figures are a little too good",
+    "cross_validation": "every person, each answered by a network that was fitted, and calibrated, likewise without "
+    "that person; the version itself was fitted to everyone, so its own figures on these images would say nothing",
     "test": "images that no choice was made on",
 }
 _SECOND: Final = "second_reader"

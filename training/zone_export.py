@@ -8,7 +8,7 @@ what they are of.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +52,7 @@ from training.zone_run import (
     VALIDATION,
     ZonePredictions,
     read_side,
+    read_zone_calibration,
     read_zone_settings,
 )
 from training.zone_settings import ZoneTrainSettings
@@ -86,10 +87,11 @@ def export_zones(run: RunDirectory, request: ExportRequest, store: ModelStore) -
         ConfigurationError: the run is not finished, its images are not there, or nothing measures it.
         ExportError: the graph does not give the answers of the fitted network.
     """
-    settings, fitted = read_zone_settings(run), load_fitted_zones(run.path)
+    settings = read_zone_settings(run)
     data_dir = request.data_dir or settings.data_dir
     held_out = read_side(run, VALIDATION, data_dir)
     folds = None if held_out else _cross_validation(request, settings, run)
+    fitted = load_fitted_zones(run.path, None if folds is None else read_zone_calibration(folds))
     images = held_out or read_side(run, TRAIN, data_dir)
     served = fitted.served
     single = export_onnx(served, fitted.input_spec, OUTPUT_NAMES, foldable=fitted.entry.foldable)
@@ -113,7 +115,12 @@ def export_zones(run: RunDirectory, request: ExportRequest, store: ModelStore) -
         report.mkdir()
         title = f"{manifest.task} {manifest.version}, {measured.split.replace('_', ' ')}"
         draw_measured(report, measured.split, measured.predictions, measured.metrics, title)
-        documents = {"settings.json": settings_of(run), "metrics.json": manifest.metrics, "parity.json": parity}
+        documents = {
+            "settings.json": settings_of(run),
+            "calibration.json": asdict(read_zone_calibration(folds or run)),
+            "metrics.json": manifest.metrics,
+            "parity.json": parity,
+        }
         if folds is not None:
             documents["cross_validation.json"] = {
                 "settings": settings_of(folds),

@@ -21,6 +21,7 @@ from models.pixels.spec import InputSpec
 from models.tasks import Task
 from training.fitted import Weights
 from training.run import RunDirectory, load_weights
+from training.zone_calibration import ZoneCalibration
 from training.zone_served import ServedZoneNetwork
 from training.zone_settings import ZonePlan, ZoneTrainSettings
 
@@ -110,16 +111,17 @@ def _backbone_of(run: RunDirectory, settings: ZoneTrainSettings) -> Backbone:
     return network.backbone
 
 
-def load_fitted_zones(path: Path) -> FittedZones:
+def load_fitted_zones(path: Path, calibration: ZoneCalibration | None = None) -> FittedZones:
     """Build the network of a run of task csi, in eval mode on the CPU.
 
     Args:
         path: run directory, or one of its ``.ckpt`` files.
+        calibration: in place of the run's own.
 
     Raises:
         ConfigurationError: there is no such run, it has no weights, or they are of another network.
     """
-    from training.zone_run import read_zone_settings
+    from training.zone_run import read_zone_calibration, read_zone_settings
     from training.zone_settings import zone_plan_of
 
     run = RunDirectory(path)
@@ -129,7 +131,8 @@ def load_fitted_zones(path: Path) -> FittedZones:
     for weights in weights_of_members(run):
         members.append(empty_network(settings))
         load_weights(members[-1], weights, path)
-    served = ServedZoneNetwork(entry, members, mirrored=settings.mirrored).eval()
+    own = read_zone_calibration(run) if calibration is None else calibration
+    served = ServedZoneNetwork(entry, members, mirrored=settings.mirrored, calibration=own).eval()
     return FittedZones(served, entry, zone_plan_of(settings, entry).input_spec)
 
 

@@ -7,6 +7,7 @@ match.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,17 @@ from training.datasets.zone_radiographs import ZoneRadiographs
 from training.graded_images import grades_of, mean_scores
 from training.progress import CONSOLE
 from training.run import KFOLD_FILE, RunDirectory
+from training.zone_calibration import calibrated, fit_zone_calibration
 from training.zone_evaluation import HEADLINES, ZoneAnswers, zone_metrics
 from training.zone_fitted import zone_probabilities
 from training.zone_plots import agreements, draw_agreement, draw_mean_csi, draw_zone_confusion, draw_zone_confusions
-from training.zone_run import VALIDATION, ZonePredictions, read_zone_predictions, write_zone_predictions
+from training.zone_run import (
+    CALIBRATION_NAME,
+    VALIDATION,
+    ZonePredictions,
+    read_zone_predictions,
+    write_zone_predictions,
+)
 from training.zone_served import ServedZoneNetwork
 from training.zone_settings import ZonePlan, ZoneTrainSettings
 from training.zone_targets import soft_targets
@@ -40,13 +48,15 @@ def measure_zones(
     images: Sequence[ZoneImage],
     split: str,
 ) -> None:
-    """Write measures and predictions of one split into the run directory.
+    """Write calibration, measures and predictions of one split into the run directory.
+
+    On images that the network was fitted to, nothing is calibrated.
 
     Args:
         run: takes the files.
         settings: of the run.
         plan: made of them.
-        served: with the weights that are kept.
+        served: with the weights that are kept, not calibrated.
         images: of the split.
         split: its name.
     """
@@ -54,6 +64,10 @@ def measure_zones(
     write_zone_predictions(run, split, images, probability)
     truth = grades_of(images, 0)
     persons = [image.person for image in images]
+    if split == VALIDATION:
+        calibration = fit_zone_calibration(probability, truth)
+        run.write_json(CALIBRATION_NAME, asdict(calibration))
+        probability = calibrated(probability, calibration)
     metrics = zone_metrics(truth, ZoneAnswers.of_probability(probability), groups=persons)
     second = second_reader_metrics(images)
     run.write_json(f"metrics_{split}.json", metrics if second is None else {**metrics, SECOND_READER: second})
@@ -84,9 +98,10 @@ def summarise_zone_folds(run: RunDirectory, runs: Sequence[RunDirectory], settin
 
     Under the split stand ``mean``, ``standard_deviation`` (n - 1) and ``per_fold`` of the headlines, and ``pooled``:
     the measures, with intervals over persons, of every held-out answer together, each by the network that did not see
-    the person.
+    the person. The answers of a fold are calibrated by those of the others; ``calibration.json`` is fitted to all.
     """
-    measured = [fold.read_json(f"metrics_{VALIDATION}.json") for fold in runs]
+    parts = cross_calibrated([read_zone_predictions(fold, VALIDATION) for fold in runs])
+    measured = [_measures_of(part, bootstrap=0) for part in parts]
     pooled = pooled_metrics(runs)
     summary = {
         "mean": {name: _over(measured, name, np.mean) for name in HEADLINES},
@@ -97,16 +112,29 @@ def summarise_zone_folds(run: RunDirectory, runs: Sequence[RunDirectory], settin
         ],
         "pooled": pooled,
     }
+    raw = join([read_zone_predictions(fold, VALIDATION) for fold in runs])
+    run.write_json(CALIBRATION_NAME, asdict(fit_zone_calibration(raw.probability, raw.truth)))
     document = {"folds": list(settings.chosen_folds), "of": settings.kfold, "splits": {VALIDATION: summary}}
     run.write_json(KFOLD_FILE, document)
     title = f"{settings.backbone}, {len(runs)} folds, {VALIDATION}"
-    draw_measured(run.path, VALIDATION, joined_predictions(runs), pooled, title)
+    draw_measured(run.path, VALIDATION, join(parts), pooled, title)
     CONSOLE.print(describe_zones(f"{VALIDATION}, all folds", pooled))
 
 
-def joined_predictions(runs: Sequence[RunDirectory]) -> ZonePredictions:
-    """Give the held-out answers of all folds together."""
-    parts = [read_zone_predictions(run, VALIDATION) for run in runs]
+def cross_calibrated(parts: Sequence[ZonePredictions]) -> list[ZonePredictions]:
+    """Calibrate the answers of each fold by those of all others; of a single fold, leave them as they are."""
+    if len(parts) < 2:
+        return list(parts)
+    joined = []
+    for number, part in enumerate(parts):
+        others = join([other for place, other in enumerate(parts) if place != number])
+        calibration = fit_zone_calibration(others.probability, others.truth)
+        joined.append(replace(part, probability=calibrated(part.probability, calibration)))
+    return joined
+
+
+def join(parts: Sequence[ZonePredictions]) -> ZonePredictions:
+    """Put predictions one behind the other."""
     return ZonePredictions(
         tuple(name for part in parts for name in part.files),
         tuple(person for part in parts for person in part.persons),
@@ -115,10 +143,20 @@ def joined_predictions(runs: Sequence[RunDirectory]) -> ZonePredictions:
     )
 
 
+def joined_predictions(runs: Sequence[RunDirectory]) -> ZonePredictions:
+    """Give the held-out answers of all folds together, each fold calibrated by the others."""
+    return join(cross_calibrated([read_zone_predictions(run, VALIDATION) for run in runs]))
+
+
+def _measures_of(predictions: ZonePredictions, bootstrap: int = 1000) -> dict[str, Any]:
+    answers = ZoneAnswers.of_probability(predictions.probability)
+    return zone_metrics(predictions.truth, answers, groups=predictions.persons, bootstrap=bootstrap)
+
+
 def pooled_metrics(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     """Measure the held-out answers of all folds together, and the second reader on the same images."""
     joined = joined_predictions(runs)
-    metrics = zone_metrics(joined.truth, ZoneAnswers.of_probability(joined.probability), groups=joined.persons)
+    metrics = _measures_of(joined)
     rows = [row["readers"] for run in runs for row in run.read_json("data.json")["images"][VALIDATION]]
     if all(len(readers) > 1 for readers in rows):
         second = ZoneAnswers.of_reader(np.array([readers[1] for readers in rows], np.int64))

@@ -3,9 +3,11 @@
 ::
 
     data.json                     digest and counts of the data, and every image of both sides with its readers' grades
-    metrics_<split>.json          measures against the first reader; of `validation`, or of `train` where nobody was
-                                  held out
-    predictions_<split>.csv       file, person, the first reader's grades, the five probabilities of every zone
+    calibration.json              temperature and shift; none where nobody was held out
+    metrics_<split>.json          measures against the first reader, calibrated; of `validation`, or of `train` where
+                                  nobody was held out
+    predictions_<split>.csv       file, person, the first reader's grades, the five probabilities of every zone before
+                                  calibration
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from training.datasets.zone_images import ZoneImage, ZoneImages
 from training.datasets.zone_splits import ZoneSplit
 from training.graded_images import grades_of
 from training.run import RunDirectory
+from training.zone_calibration import UNCALIBRATED, ZoneCalibration
 from training.zone_settings import ZoneTrainSettings
 
 VALIDATION: Final = "validation"
 TRAIN: Final = "train"
 SIDES: Final = (TRAIN, VALIDATION)
+CALIBRATION_NAME: Final = "calibration.json"
 
 _PROBABILITIES: Final = tuple(f"{zone}:{name}" for zone in ZONES for name in CLASS_NAMES)
 _DIGITS: Final = 6
@@ -60,6 +64,13 @@ def read_zone_settings(run: RunDirectory) -> ZoneTrainSettings:
         ConfigurationError: this is no such run.
     """
     return run.read_settings_as(ZoneTrainSettings)
+
+
+def read_zone_calibration(run: RunDirectory) -> ZoneCalibration:
+    """Read the calibration of a run or of a cross-validation; none where there is no file."""
+    if not (run.path / CALIBRATION_NAME).is_file():
+        return UNCALIBRATED
+    return ZoneCalibration(**run.read_json(CALIBRATION_NAME))
 
 
 def write_zone_data(run: RunDirectory, images: ZoneImages, split: ZoneSplit, how: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from training.fitted import Weights
 from training.procedure import Procedure
 from training.progress import CONSOLE, track
 from training.run import RunDirectory
+from training.zone_calibration import UNCALIBRATED
 from training.zone_fit import fit_zones
 from training.zone_fitted import join_members, load_fitted_zones, starting_zone_network
 from training.zone_measure import measure_zones, summarise_zone_folds
@@ -82,7 +83,7 @@ class Zones(Procedure[ZoneTrainSettings, ZoneImages, ZoneSplit]):
         else:
             members = _fit_members(settings, plan, sides, run)
         run.write_weights(join_members(members))
-        served = load_fitted_zones(run.path).served
+        served = load_fitted_zones(run.path, UNCALIBRATED).served
         measure_zones(run, settings, plan, served, sides.validation or sides.train, measured_on(sides))
 
     def summarise(self, run: RunDirectory, folds: Sequence[RunDirectory], settings: ZoneTrainSettings) -> None:

@@ -22,16 +22,18 @@ from models.networks.zone_table import ZONE_BACKBONES, ZoneBackbone
 from models.pixels.spec import Framing, InputSpec
 from models.store.store import ModelStore
 from models.tasks import Task
-from models.zones import MIRRORED_ORDER, ZONES, Congestion
+from models.zones import MIRRORED_ORDER, ZONES, Congestion, grade_zones
 from training.__main__ import main
 from training.export import ExportRequest, export
 from training.onnx_file import export_onnx
 from training.run import RunDirectory
 from training.served import OUTPUT_NAMES
 from training.train import resume, train
+from training.zone_calibration import UNCALIBRATED, ZoneCalibration, calibrated, fit_zone_calibration
 from training.zone_checkpoint import CheckpointZoneSubject
+from training.zone_evaluation import quadratic_kappa
 from training.zone_fitted import assemble, load_fitted_zones, weights_of_members
-from training.zone_run import read_zone_predictions, read_zone_settings
+from training.zone_run import read_zone_calibration, read_zone_predictions, read_zone_settings
 from training.zone_served import ServedZoneNetwork
 from training.zone_settings import ZoneTrainSettings, zone_plan_of
 
@@ -72,6 +74,11 @@ def settings(data_dir: Path, output_dir: Path, **options: Any) -> ZoneTrainSetti
     return ZoneTrainSettings(data_dir=data_dir, output_dir=output_dir, **given)
 
 
+def uncalibrated_kappa(run: RunDirectory) -> float:
+    predictions = read_zone_predictions(run, "validation")
+    return quadratic_kappa(predictions.truth.ravel(), grade_zones(predictions.probability).graded.ravel())
+
+
 def test_what_zones_show_is_learnt_and_measured_on_who_was_held_out(zones: Path, tmp_path: Path) -> None:
     run = train(settings(zones, tmp_path / "run", val_fraction=0.25))
     log = run.read_log()
@@ -92,14 +99,13 @@ def test_what_zones_show_is_learnt_and_measured_on_who_was_held_out(zones: Path,
 
 def test_kept_weights_give_the_figures_of_the_last_epoch(zones: Path, tmp_path: Path) -> None:
     run = train(settings(zones, tmp_path / "run", epochs=3, ema=0.9))
-    kappa = run.read_json("metrics_validation.json")["kappa_quadratic"]
-    assert kappa == pytest.approx(run.read_log()[-1]["validation_kappa"], abs=1e-4)
+    assert uncalibrated_kappa(run) == pytest.approx(run.read_log()[-1]["validation_kappa"], abs=1e-4)
 
 
 def test_a_monitored_run_keeps_its_best_epoch(zones: Path, tmp_path: Path) -> None:
     run = train(settings(zones, tmp_path / "run", epochs=5, lr=0.2, monitor="validation_kappa"))
     best = max(line["validation_kappa"] for line in run.read_log())
-    assert run.read_json("metrics_validation.json")["kappa_quadratic"] == pytest.approx(best, abs=1e-4)
+    assert uncalibrated_kappa(run) == pytest.approx(best, abs=1e-4)
 
 
 def test_shared_heads_stay_equal_and_own_heads_do_not(zones: Path, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_members_differ_in_draws_and_answer_with_their_mean(zones: Path, tmp_pat
     image = torch.rand(2, 1, 48, 48)
     paths = [run.path, *(run.path / f"member-{number}" for number in range(2))]
     with torch.inference_mode():
-        together, first, second = (load_fitted_zones(path).served(image)[0] for path in paths)
+        together, first, second = (load_fitted_zones(path, UNCALIBRATED).served(image)[0] for path in paths)
     assert not torch.allclose(first, second)
     torch.testing.assert_close(together, (first + second) / 2)
     assert len(load_fitted_zones(run.path).served.members) == 2
@@ -210,17 +216,18 @@ def test_a_network_fitted_to_everyone_is_measured_by_folds_fitted_likewise(zones
     pooled = folds.read_json("metrics_kfold.json")["splits"]["validation"]["pooled"]
     assert manifest.metrics["cross_validation"] == pooled
     card = (version.directory / "report" / "model_card.md").read_text()
-    assert "fitted likewise without that person" in card
+    assert "fitted, and calibrated, likewise without that person" in card
     assert "has not learnt when to refuse" in card
     assert "quadratic kappa per zone" in card
     assert str(tmp_path) not in "".join(p.read_text() for p in version.directory.rglob("*.json"))
     engine = load_engine(version)
     subject = CheckpointZoneSubject(run.path)
     images = np.random.default_rng(0).random((3, 1, 48, 48)).astype(np.float32)
-    answers, expected = engine.run(images), subject.answer(images)
+    answers, plain = engine.run(images), subject.answer(images)
     assert answers["probability"].shape == (3, 6, 5)
-    assert answers["probability"] == pytest.approx(expected.probability, abs=5e-3)
-    assert answers["cam"] == pytest.approx(expected.cam, abs=0.05)
+    expected = calibrated(plain.probability.astype(np.float64), read_zone_calibration(folds))
+    assert answers["probability"] == pytest.approx(expected, abs=5e-3)
+    assert plain.cam.shape == answers["cam"].shape
     assert subject.describe()["network"] == "brightness"
 
 
@@ -366,3 +373,28 @@ def test_ungradable_zones_count_less_and_are_called(zone_set: ZoneSetWriter, tmp
     assert (predictions.truth[:, 4:] == Congestion.UNGRADABLE).all()
     assert (predictions.probability[:, 4:].argmax(axis=2) == Congestion.UNGRADABLE).all()
     assert run.read_json("metrics_validation.json")["gradable"] == 4 * len(predictions.files)
+
+
+def test_calibration_finds_the_reader_s_strictness_and_leaves_ungradable_alone() -> None:
+    random = np.random.default_rng(0)
+    probability = np.concatenate([random.dirichlet([1.0] * 4, (400, 6)) * 0.9, np.full((400, 6, 1), 0.1)], axis=2)
+    stricter = calibrated(probability, ZoneCalibration(temperature=0.8, shift=0.7))
+    assert stricter.sum(axis=2) == pytest.approx(1)
+    assert stricter[..., 4] == pytest.approx(0.1)
+    shares = stricter[..., :4] / 0.9
+    truth = (shares.cumsum(axis=2) < random.random((400, 6, 1))).sum(axis=2)
+    found = fit_zone_calibration(probability, truth)
+    assert found.temperature == pytest.approx(0.8, abs=0.1)
+    assert found.shift == pytest.approx(0.7, abs=0.1)
+    assert fit_zone_calibration(probability, np.full((400, 6), 4)) == UNCALIBRATED
+    assert calibrated(probability, UNCALIBRATED) == pytest.approx(probability)
+
+
+def test_the_exported_module_calibrates_as_the_measures_do() -> None:
+    torch.manual_seed(0)
+    network, calibration = ZoneNetwork(Brightness()).eval(), ZoneCalibration(0.7, 0.4)
+    entry, image = ZONE_BACKBONES["brightness"], torch.rand(3, 1, 48, 48)
+    with torch.inference_mode():
+        plain = ServedZoneNetwork(entry, [network], mirrored=False).eval()(image)[0].double().numpy()
+        served = ServedZoneNetwork(entry, [network], mirrored=False, calibration=calibration).eval()(image)[0].numpy()
+    assert served == pytest.approx(calibrated(plain, calibration), abs=1e-5)
