@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from models.identity import DISCLAIMER
 from models.pixels.lung_fields import Frame
-from models.zones import ZONE_COLUMNS, ZONE_ROWS, ZONES
+from models.zones import ZONE_COLUMNS, ZONE_ROWS, ZONES, Congestion
 from worker.caption import FOREGROUND, add_strip, font
 from worker.findings import CongestionFinding, GradedZone
 from worker.heat import Bytes, blend, enlarge
@@ -121,12 +121,16 @@ def _within(first: int, last: int, side: int) -> slice:
 
 
 def _heat(zones: Sequence[GradedZone], cams: NDArray[np.float32], grid: _Grid) -> Bytes:
-    """Give the heat of every place of the film, ``(h, w) uint8``: 0 but where a zone has a score above 0."""
+    """Give the heat of every place of the film, ``(h, w) uint8``: 0 but where a zone has a score above 0.
+
+    A zone's hottest place has a third of full heat at score 1, all of it at 3, so that mild zones stay nearly clear.
+    """
     level = np.zeros(grid.shape, np.uint8)
     for place, (zone, cam) in enumerate(zip(zones, cams, strict=True)):
         area = grid.area(place)
         if zone.score and level[area].size:
-            level[area] = _zone_heat(cam, grid, place)
+            # A map says where in its zone, relative to its own maximum; how much, the score does.
+            level[area] = cv2.convertScaleAbs(_zone_heat(cam, grid, place), alpha=zone.score / Congestion.SEVERE)
     return level
 
 
