@@ -254,6 +254,10 @@ def say(evaluation: Evaluation) -> None:
     for name in HEADLINES:
         beside = f"   second radiologist {in_words(second, name)}" if second else ""
         CONSOLE.print(f"  {name:<18} {in_words(metrics, name):<30}{beside}".rstrip())
+    if data["digest"] == description.get("training_data_digest"):
+        CONSOLE.print(
+            "These are the images of its training: the figures are too good. See its model card or its folds."
+        )
     if second and second["n"] < metrics["n"]:
         CONSOLE.print(f"  the second radiologist read {second['n']} of these images")
     for key, what in (

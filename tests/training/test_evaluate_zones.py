@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
-from zone_sets import ZoneSetWriter
+from zone_sets import ZoneSetWriter, write_csi_version
 
 from models.pixels.radiograph import Radiograph
 from models.pixels.spec import InputSpec, Resize
 from models.zones import ZONES
 from training.__main__ import main
+from training.datasets.zone_images import read_zone_images
 from training.evaluate_zones import choose_samples, frame_of_input
 from training.zone_evaluation import HEADLINES, ZoneAnswers, zone_metrics
 from training.zone_subjects import EngineZoneSubject
@@ -110,6 +111,18 @@ def test_what_is_bright_in_the_top_left_of_the_image_is_graded_in_right_sup(
         "right_sup": "3",
     }
     assert row["reader_right_sup"] == "3"
+
+
+def test_images_of_the_training_are_said_to_be_such(
+    csi_store: Path, four: ZoneSetWriter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = four.write_brixia()
+    digest = read_zone_images(data).digest
+    write_csi_version(tmp_path / "store" / "csi" / "1.0.0", training_data={"digest": digest})
+    (tmp_path / "store" / "csi" / "active.json").write_text('{"active": "1.0.0", "shadow": null}')
+    for store, warned in ((tmp_path / "store", True), (csi_store, False)):
+        assert main(arguments(store, data, tmp_path / "out")) == 0
+        assert ("the images of its training" in capsys.readouterr().err) is warned
 
 
 def test_measures_can_be_made_anew_from_the_predictions(csi_store: Path, four: ZoneSetWriter, tmp_path: Path) -> None:
