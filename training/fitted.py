@@ -17,18 +17,25 @@ Weights = dict[str, Tensor]
 """A state dict of a network, on the CPU."""
 
 
-class Model(nn.Module):
-    """Normalisation, then the network: what is fitted. Takes ``(N, 1, H, W) float32 in [0, 1]``, gives logits."""
+class Normalised(nn.Module):
+    """Normalisation, then a network: what is fitted. Takes ``(N, 1, H, W) float32 in [0, 1]``, gives logits.
 
-    def __init__(self, entry: NetworkEntry, network: ClassificationNetwork) -> None:
+    Args:
+        mean, std: of the three channels that the network wants.
+        network: takes ``(N, 3, H, W)``.
+    """
+
+    network: nn.Module
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], network: nn.Module) -> None:
         super().__init__()
-        self.normalise = Normalise(entry.mean, entry.std)
+        self.normalise = Normalise(mean, std)
         self.network = network
         # On a CPU channels-last more than halves the time of networks of small convolutions.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub has no such overload
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give ``(N, classes)`` logits."""
+        """Give the network's logits."""
         logits: Tensor = self.network(self.normalised(image))
         return logits
 
@@ -36,6 +43,15 @@ class Model(nn.Module):
         """Give ``(N, 3, H, W)``, channels last in memory: what the network itself takes."""
         normalised: Tensor = self.normalise(image.contiguous(memory_format=torch.channels_last))
         return normalised
+
+
+class Model(Normalised):
+    """A network of two classes behind its normalisation; logits are ``(N, classes)``."""
+
+    network: ClassificationNetwork
+
+    def __init__(self, entry: NetworkEntry, network: ClassificationNetwork) -> None:
+        super().__init__(entry.mean, entry.std, network)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ def export_zones(run: RunDirectory, request: ExportRequest, store: ModelStore) -
         ExportError: the graph does not give the answers of the fitted network.
     """
     settings = read_zone_settings(run)
+    if not run.is_finished:
+        raise ConfigurationError(f"{run.path}: not a finished run; go on with `train --resume`")
     data_dir = request.data_dir or settings.data_dir
     held_out = read_side(run, VALIDATION, data_dir)
     folds = None if held_out else _cross_validation(request, settings, run)
@@ -145,8 +147,11 @@ def _cross_validation(request: ExportRequest, settings: ZoneTrainSettings, run: 
     folds = RunDirectory(request.measured_by)
     if not (folds.path / KFOLD_FILE).is_file():
         raise ConfigurationError(f"{folds.path}: not a finished cross-validation; train with --kfold")
-    own, other = settings.model_dump(), read_zone_settings(folds).model_dump()
+    likewise = read_zone_settings(folds)
+    own, other = settings.model_dump(), likewise.model_dump()
     differing = sorted(name for name in own if name not in _MAY_DIFFER and own[name] != other[name])
+    if _origin(settings) != _origin(likewise):  # by what it is, for a directory may have moved
+        differing.append("init_from")
     if differing:
         raise ConfigurationError(f"{folds.path}: was fitted otherwise than {run.path}: {', '.join(differing)}")
     digests = {RunDirectory(path).read_json("data.json")["digest"] for path in (run.path, _folds_of(folds)[0].path)}

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.errors import ConfigurationError
-from models.networks.network import Backbone, Normalise
+from models.networks.network import Backbone
 from models.networks.table import network_entry
 from models.networks.zone_network import ZoneFeatures, ZoneNetwork
 from models.networks.zone_table import ZoneBackbone, zone_backbone
 from models.pixels.spec import InputSpec
 from models.tasks import Task
-from training.fitted import Weights
+from training.fitted import Normalised, Weights
 from training.run import RunDirectory, load_weights
 from training.zone_calibration import ZoneCalibration
 from training.zone_served import ServedZoneNetwork
@@ -28,20 +28,13 @@ from training.zone_settings import ZonePlan, ZoneTrainSettings
 _HEAD_DEVIATION = 0.01
 
 
-class ZoneModel(nn.Module):
-    """Normalisation, then the network: what is fitted. ``(N, 1, H, W) float32 in [0, 1]`` to logits ``(N, 6, 5)``."""
+class ZoneModel(Normalised):
+    """A zone network behind its normalisation; logits are ``(N, 6, 5)``."""
+
+    network: ZoneNetwork
 
     def __init__(self, entry: ZoneBackbone, network: ZoneNetwork) -> None:
-        super().__init__()
-        self.normalise = Normalise(entry.mean, entry.std)
-        self.network = network
-        # On a CPU channels-last more than halves the time of networks of small convolutions.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub has no such overload
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Give ``(N, 6, 5)`` logits."""
-        logits: Tensor = self.network(self.normalise(image.contiguous(memory_format=torch.channels_last)))
-        return logits
+        super().__init__(entry.mean, entry.std, network)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.zones import grade_zones
@@ -78,8 +79,6 @@ def answer_images(
     served: ServedZoneNetwork, images: Sequence[ZoneImage], plan: ZonePlan, workers: int = 0
 ) -> NDArray[np.float64]:
     """Give the probabilities ``(N, 6, 5)`` of images as the worker would feed them."""
-    import torch
-
     targets = torch.stack([soft_targets(image.readers[:1]) for image in images])
     dataset = ZoneRadiographs(images, targets, plan.input_spec)
     return zone_probabilities(served, in_order(dataset, plan.batch_size, workers))
@@ -100,9 +99,11 @@ def summarise_zone_folds(run: RunDirectory, runs: Sequence[RunDirectory], settin
     the measures, with intervals over persons, of every held-out answer together, each by the network that did not see
     the person. The answers of a fold are calibrated by those of the others; ``calibration.json`` is fitted to all.
     """
-    parts = cross_calibrated([read_zone_predictions(fold, VALIDATION) for fold in runs])
+    raw = [read_zone_predictions(fold, VALIDATION) for fold in runs]
+    parts = cross_calibrated(raw)
+    joined = join(parts)
     measured = [_measures_of(part, bootstrap=0) for part in parts]
-    pooled = pooled_metrics(runs)
+    pooled = pooled_metrics(runs, joined)
     summary = {
         "mean": {name: _over(measured, name, np.mean) for name in HEADLINES},
         "standard_deviation": {name: _over(measured, name, _deviation) for name in HEADLINES},
@@ -112,12 +113,11 @@ def summarise_zone_folds(run: RunDirectory, runs: Sequence[RunDirectory], settin
         ],
         "pooled": pooled,
     }
-    raw = join([read_zone_predictions(fold, VALIDATION) for fold in runs])
-    run.write_json(CALIBRATION_NAME, asdict(fit_zone_calibration(raw.probability, raw.truth)))
+    run.write_json(CALIBRATION_NAME, asdict(fit_zone_calibration(join(raw).probability, joined.truth)))
     document = {"folds": list(settings.chosen_folds), "of": settings.kfold, "splits": {VALIDATION: summary}}
     run.write_json(KFOLD_FILE, document)
     title = f"{settings.backbone}, {len(runs)} folds, {VALIDATION}"
-    draw_measured(run.path, VALIDATION, join(parts), pooled, title)
+    draw_measured(run.path, VALIDATION, joined, pooled, title)
     CONSOLE.print(describe_zones(f"{VALIDATION}, all folds", pooled))
 
 
@@ -153,9 +153,8 @@ def _measures_of(predictions: ZonePredictions, bootstrap: int = 1000) -> dict[st
     return zone_metrics(predictions.truth, answers, groups=predictions.persons, bootstrap=bootstrap)
 
 
-def pooled_metrics(runs: Sequence[RunDirectory]) -> dict[str, Any]:
-    """Measure the held-out answers of all folds together, and the second reader on the same images."""
-    joined = joined_predictions(runs)
+def pooled_metrics(runs: Sequence[RunDirectory], joined: ZonePredictions) -> dict[str, Any]:
+    """Measure the held-out answers of all folds, `joined`, and the second reader on the same images."""
     metrics = _measures_of(joined)
     rows = [row["readers"] for run in runs for row in run.read_json("data.json")["images"][VALIDATION]]
     if all(len(readers) > 1 for readers in rows):

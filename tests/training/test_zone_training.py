@@ -209,6 +209,12 @@ def test_a_network_fitted_to_everyone_is_measured_by_folds_fitted_likewise(zones
     other = train(settings(zones, tmp_path / "otherwise", val_fraction=0, epochs=2, dropout=0.2))
     with pytest.raises(ConfigurationError, match=r"fitted otherwise than .*: dropout"):
         export(other, ExportRequest("1.0.0", None, "note", "licence", folds.path), store)
+    started = train(settings(zones, tmp_path / "started", val_fraction=0, epochs=2, init_from=run.path))
+    with pytest.raises(ConfigurationError, match=r"fitted otherwise than .*: init_from"):
+        export(started, ExportRequest("1.0.0", None, "note", "licence", folds.path), store)
+    (started.path / "metrics_train.json").unlink()
+    with pytest.raises(ConfigurationError, match="not a finished run"):
+        export(started, ExportRequest("1.0.0", None, "note", "licence", folds.path), store)
     version = export(run, ExportRequest("1.0.0", None, "synthetic zones", "test", folds.path), store)
     manifest = version.manifest
     assert manifest.task is Task.CSI
