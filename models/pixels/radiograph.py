@@ -23,6 +23,7 @@ from models.pixels.limits import DEFAULT_LIMITS, PixelLimits
 from models.pixels.lung_fields import SIDE, Frame, LungFields, find_lung_fields
 from models.pixels.luts import WHITE, GreyTable, build_table
 from models.pixels.pixel_format import PixelFormat, Samples, StoredPixels
+from models.pixels.placement import Placement
 from models.pixels.resize import centre, crop, fitted_size, halve, halvings_for, pixels_of, resize
 from models.pixels.spec import Framing, InputSpec
 
@@ -103,6 +104,10 @@ class Radiograph:
             table = GreyTable(np.linspace(0, WHITE, 1 << pixels.bits).astype(np.uint16), array.dtype == np.uint16)
         return cls(Dataset(), array.shape[0], array.shape[1], pixels, table)
 
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
     @cached_property
     def lung_fields(self) -> LungFields:
         """Where the lungs are, should this be a frontal chest radiograph."""
@@ -115,6 +120,27 @@ class Radiograph:
         rows, columns = fitted_size(self.stored.shape, spec)
         greys = self._greys(resize(self._level_for(rows, columns), rows, columns))
         return centre(_as_parts(greys), spec.height, spec.width)
+
+    def placement(self, spec: InputSpec) -> Placement:
+        """Say where the original lies in `to_input` of a spec that takes the whole image.
+
+        Halving leaves out an odd last row or column, so the scale is that of what is left.
+
+        Raises:
+            ValueError: the spec takes a part of the image.
+        """
+        if spec.framing is not Framing.WHOLE:
+            raise ValueError("only an input that shows the whole image has a placement")
+        rows, columns = fitted_size(self.stored.shape, spec)
+        halvings = halvings_for(self.stored.shape, rows, columns)
+        # Of the stored pixels, those that the halved image still shows; of the original, those that were stored.
+        shown = [size >> halvings << halvings for size in self.stored.shape]
+        stored_per_original = [size / whole for size, whole in zip(self.stored.shape, self._size, strict=True)]
+        scale_y, scale_x = (
+            fitted / part * ratio
+            for fitted, part, ratio in zip((rows, columns), shown, stored_per_original, strict=True)
+        )
+        return Placement(scale_x, scale_y, (spec.width - columns) // 2, (spec.height - rows) // 2)
 
     def to_framed(self, frame: Frame, rows: int, columns: int) -> NDArray[np.float32]:
         """Give a part of the image, stretched to ``(rows, columns) float32 in [0, 1]``; black beyond the image."""

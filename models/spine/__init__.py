@@ -1,0 +1,1 @@
+"""Vertebrae: which landmarks a network gives, and what is measured on them."""
