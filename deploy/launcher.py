@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,16 +24,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+_SERVICE_PORTS = (20_000, 32_000)
+"""Above the well-known services, below what Linux (from 32768) and IANA (from 49152) take for outgoing connections."""
+_PORT_TRIES = 100
+_LAST_LINES = 5
+
 
 class LaunchError(RuntimeError):
-    """A process did not start; the message says which, and where its log is."""
+    """A process did not start; the message says which, where its log is, and how that ends."""
 
 
 def free_port() -> int:
-    """Give a TCP port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Give a TCP port that nobody listens on now.
+
+    Not one of those that the system gives to outgoing connections: between the choice and the use of it, a connection
+    of another process would take it.
+
+    Raises:
+        LaunchError: none was found.
+    """
+    for _ in range(_PORT_TRIES):
+        port = random.randrange(*_SERVICE_PORTS)
+        with socket.socket() as listener:
+            # As servers do, so that what a former connection left behind is no hindrance.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                listener.bind(("127.0.0.1", port))
+                return port
+    raise LaunchError("no free TCP port was found")
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1) -> bool:
@@ -202,7 +221,8 @@ class Feed:
         """
         ready = wait_until(lambda: not service.running or is_ready(telemetry_port), timeout_s)
         if not ready or not service.running:
-            raise LaunchError(f"{service.name} did not become ready, see {service.log}")
+            what = "did not become ready" if service.running else "ended before it was ready"
+            raise LaunchError(f"{service.name} {what}, see {service.log}{_end_of(service.log)}")
 
     def stop(self) -> None:
         """Stop everything, sender's side first."""
@@ -222,6 +242,14 @@ class Feed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _end_of(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def is_ready(telemetry_port: int) -> bool:

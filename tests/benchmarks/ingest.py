@@ -35,6 +35,8 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from rich.console import Console
 from rich.table import Table
 
+from deploy.launcher import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 ASSOCIATIONS = (1, 4, 8)
 WAYS = max(ASSOCIATIONS)
@@ -290,14 +292,6 @@ def dcmtk(program: str) -> str | None:
         if path and "dcmtk" in subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout:
             return path
     return None
-
-
-def free_port() -> int:
-    """Give a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

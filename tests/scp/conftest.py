@@ -34,17 +34,12 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
+from deploy.launcher import free_port
 from models.requestor import keep_answers
 from models.spool import Spool, SpoolEntry
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_REDIS = "redis://127.0.0.1:1/0"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RunningScp:

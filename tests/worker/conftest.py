@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.orm import Session, sessionmaker
 
+from deploy.launcher import free_port
 from models.engines.engine import EngineInfo, Outputs
 from models.engines.onnx_runtime import OnnxRuntimeEngine
 from models.errors import Reason, Unprocessable
@@ -442,9 +442,7 @@ class Archive:
     """A real storage SCP on the loopback interface that answers as the test wants."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.received: list[Dataset] = []
         self.statuses: list[int] = []
         self.otherwise = 0x0000

@@ -27,6 +27,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
+from deploy.launcher import free_port
 from models.engines.engine import EngineInfo
 from models.pixels.header import read_header
 from models.requestor import keep_answers
@@ -201,12 +202,6 @@ class Peer:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
             content: bytes = answer.read()
         return content
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
