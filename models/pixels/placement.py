@@ -28,8 +28,10 @@ class Placement:
 
     def to_input(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Give points of the original in the input."""
-        return points * np.array([self.scale_x, self.scale_y]) + np.array([self.left, self.top])
+        placed: NDArray[np.float64] = points * np.array([self.scale_x, self.scale_y]) + np.array([self.left, self.top])
+        return placed
 
     def to_original(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Give points of the input in the original."""
-        return (points - np.array([self.left, self.top])) / np.array([self.scale_x, self.scale_y])
+        found: NDArray[np.float64] = (points - np.array([self.left, self.top])) / np.array([self.scale_x, self.scale_y])
+        return found
