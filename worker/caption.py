@@ -17,9 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from worker.heat import SMALLEST_SIDE, Bytes, jet
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Colour = tuple[int, int, int]
 
 FOREGROUND: Final = (235, 235, 235)
-_BACKGROUND: Final = (16, 18, 22)
+BACKGROUND: Final = (16, 18, 22)
+WARNING: Final = (255, 176, 64)
 _MUTED: Final = (165, 170, 178)
 
 
@@ -30,8 +32,9 @@ class _Type:
     size: int
 
     @classmethod
-    def for_width(cls, width: int) -> _Type:
-        return cls(max(14, min(26, width // 36)))
+    def for_picture(cls, width: int, height: int) -> _Type:
+        """Fit the width; the type of a tall picture is larger, because it is made smaller to fit a screen."""
+        return cls(max(14, min(26, width // 36), min(30, width // 20, height // 48)))
 
     @property
     def margin(self) -> int:
@@ -42,7 +45,15 @@ class _Type:
         return round(self.size * 1.4)
 
 
-def add_strip(film: NDArray[Any], finding: str, constant: tuple[str, ...], *, with_scale: bool) -> Bytes:
+def add_strip(
+    film: NDArray[Any],
+    finding: str,
+    constant: tuple[str, ...],
+    *,
+    with_scale: bool,
+    more: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
+) -> Bytes:
     """Put a film on its canvas, a strip of text below it.
 
     Args:
@@ -50,46 +61,60 @@ def add_strip(film: NDArray[Any], finding: str, constant: tuple[str, ...], *, wi
         finding: the first line.
         constant: lines below it, the same for many images of a model version; the last one is as bright as the first.
         with_scale: whether the strip explains the colours of heat.
+        more: lines below the first, as bright.
+        warnings: lines below those, in a colour of their own.
 
     Returns:
         ``(H, W, 3) uint8`` RGB, W at least 512: the film is centred on a wider canvas.
     """
     height, width = film.shape[:2]
     canvas_width = max(width, SMALLEST_SIDE)
-    strip = _strip(canvas_width, finding, constant, with_scale)
+    style = _Type.for_picture(canvas_width, height)
+    own = (*((line, FOREGROUND) for line in (finding, *more)), *((line, WARNING) for line in warnings))
+    strip = _strip(canvas_width, style, own, constant, with_scale)
     picture = np.empty((height + strip.shape[0], canvas_width, 3), np.uint8)
     if canvas_width > width:
-        picture[:height] = _BACKGROUND
+        picture[:height] = BACKGROUND
     left = (canvas_width - width) // 2
     picture[:height, left : left + width] = film
     picture[height:] = strip
     return picture
 
 
-def _strip(width: int, finding: str, constant: tuple[str, ...], with_scale: bool) -> Bytes:
-    """Draw the caption: ``(h, width, 3) uint8``."""
-    style = _Type.for_width(width)
-    image = _constant_strip(width, constant, with_scale).copy()
-    fitting = _fitting_font(finding, style.size, width - 2 * style.margin)
-    ImageDraw.Draw(image).text((style.margin, style.margin), finding, fill=FOREGROUND, font=fitting)
-    return np.asarray(image, dtype=np.uint8)
+def room_for(text: str, film: NDArray[Any]) -> bool:
+    """Whether a line of a film's strip takes a text in its full type."""
+    height, width = film.shape[:2]
+    canvas_width = max(width, SMALLEST_SIDE)
+    style = _Type.for_picture(canvas_width, height)
+    return bool(font(style.size).getlength(text) <= canvas_width - 2 * style.margin)
+
+
+def _strip(
+    width: int, style: _Type, own: tuple[tuple[str, Colour], ...], constant: tuple[str, ...], with_scale: bool
+) -> Bytes:
+    """Draw the caption, ``(h, width, 3) uint8``: first the lines of this image."""
+    image = Image.new("RGB", (width, style.margin + len(own) * style.line), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    for row, (text, colour) in enumerate(own):
+        fitting = _fitting_font(text, style.size, width - 2 * style.margin)
+        place = (style.margin, style.margin + row * style.line)
+        draw.text(place, text, fill=colour, font=fitting)
+    below = _constant_strip(width, style, constant, with_scale)
+    return np.concatenate([np.asarray(image, dtype=np.uint8), np.asarray(below, dtype=np.uint8)])
 
 
 @lru_cache(maxsize=64)
-def _constant_strip(width: int, lines: tuple[str, ...], with_scale: bool) -> Image.Image:
+def _constant_strip(width: int, style: _Type, lines: tuple[str, ...], with_scale: bool) -> Image.Image:
     """Draw what is the same for many images of a model version: setting type takes longer than blending the film."""
-    style = _Type.for_width(width)
     scale_width = 8 * style.size if with_scale else 0
-    image = Image.new("RGB", (width, 2 * style.margin + (1 + len(lines)) * style.line), _BACKGROUND)
+    image = Image.new("RGB", (width, style.margin + len(lines) * style.line), BACKGROUND)
     draw = ImageDraw.Draw(image)
     room = width - 2 * style.margin - (scale_width + 2 * style.margin if scale_width else 0)
-    for row, text in enumerate(lines, start=1):
-        place = (style.margin, style.margin + row * style.line)
-        colour = FOREGROUND if row == len(lines) else _MUTED
-        draw.text(place, text, fill=colour, font=_fitting_font(text, style.size, room))
+    for row, text in enumerate(lines):
+        colour = FOREGROUND if row == len(lines) - 1 else _MUTED
+        draw.text((style.margin, row * style.line), text, fill=colour, font=_fitting_font(text, style.size, room))
     if scale_width:
-        left, top = width - style.margin - scale_width, style.margin + style.line
-        _draw_scale(draw, image, left, top, scale_width, style.size)
+        _draw_scale(draw, image, width - style.margin - scale_width, 0, scale_width, style.size)
     return image
 
 

@@ -47,6 +47,15 @@ RESULT_COLUMNS: Final = (
     "csi_gradable_zones",
     "csi_lungs_found",
     "csi_version",
+    "cobb_main",
+    "cobb_main_upper_vertebra",
+    "cobb_main_lower_vertebra",
+    "cobb_upper",
+    "cobb_lower",
+    "landmarks_confidence",
+    "landmarks_review",
+    "landmarks_review_reasons",
+    "landmarks_version",
     "received_at",
     "settled_at",
     "delivered_at",
@@ -54,7 +63,21 @@ RESULT_COLUMNS: Final = (
 """Columns of `results`: technical facts and findings, nothing of the patient."""
 
 NOT_IN_TABLES: Final = frozenset(
-    {"study_instance_uid", "settled_at", "csi_gradable_zones", "csi_lungs_found", "csi_version"}
+    {
+        "study_instance_uid",
+        "settled_at",
+        "pneumonia_version",
+        "csi_gradable_zones",
+        "csi_lungs_found",
+        "csi_version",
+        "cobb_main_upper_vertebra",
+        "cobb_main_lower_vertebra",
+        "cobb_upper",
+        "cobb_lower",
+        "landmarks_confidence",
+        "landmarks_review",
+        "landmarks_version",
+    }
 )
 """Left to JSON and CSV, so that a table fits a screen."""
 
@@ -86,11 +109,15 @@ def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
 
 
 def _condense(row: dict[str, Any]) -> dict[str, Any]:
-    """Give a row as tables have it: the scores of the six zones in one column, `right left` from top to bottom."""
+    """Give a row as tables have it: six zones in one column, `right left` from top to bottom, and the main angle."""
     condensed: dict[str, Any] = {}
     for name, value in row.items():
         if name in ZONE_SCORES:
             condensed["csi_zones"] = _zones_in_words(row)
+        elif name == "cobb_main":
+            condensed["cobb"] = _angle_in_words(row)
+        elif name == "landmarks_review_reasons":
+            condensed["review"] = value and value.replace(",", ", ")
         elif name not in NOT_IN_TABLES:
             condensed[name] = value
     return condensed
@@ -101,6 +128,15 @@ def _zones_in_words(row: dict[str, Any]) -> str | None:
         return None
     scores = ["-" if row[name] is None else str(row[name]) for name in ZONE_SCORES]
     return " / ".join(" ".join(scores[first : first + ZONE_COLUMNS]) for first in range(0, len(scores), ZONE_COLUMNS))
+
+
+def _angle_in_words(row: dict[str, Any]) -> str | None:
+    """Give the main angle with its end vertebrae; a dash where a spine has none."""
+    if row.get("landmarks_version") is None:
+        return None
+    if row["cobb_main"] is None:
+        return "-"
+    return f"{row['cobb_main']:.1f} {row['cobb_main_upper_vertebra']}-{row['cobb_main_lower_vertebra']}"
 
 
 def _plain(value: Any) -> Any:

@@ -11,31 +11,19 @@ from numpy.typing import NDArray
 
 from models.engines.engine import Outputs
 from models.errors import Reason, Unprocessable
-from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
+from models.pixels.lung_fields import WHOLE_IMAGE, Frame
 from models.pixels.spec import Framing
 from models.store.manifest import Manifest
 from models.tasks import Task
 from models.zones import ZONES, Congestion, HeartFailureClass, Zone, grade_zones, heart_failure_class, mean_csi
+from worker.source_image import SourceImage
+from worker.spine_finding import LandmarkFinding, locate
 
 _ROUNDING: Final = 1e-4
 """How far a probability may lie outside [0, 1]."""
 _ROUNDING_OF_SUM: Final = 1e-2
 """How far the five of a zone may be from 1 together, which half precision needs."""
 _LARGEST_SCORE: Final = float(Congestion.SEVERE)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceImage:
-    """What a reader must know of the image that was analysed.
-
-    Attributes:
-        rows, columns: size of the original, pixels.
-        lung_fields: where the lungs are; None when no task of this instance asks for them.
-    """
-
-    rows: int
-    columns: int
-    lung_fields: LungFields | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +134,7 @@ class CongestionFinding:
         return ", ".join((mean, *scores, *worst, *place))
 
 
-Finding = Classification | CongestionFinding
+Finding = Classification | CongestionFinding | LandmarkFinding
 
 
 def read_finding(manifest: Manifest, outputs: Outputs, index: int, image: SourceImage) -> Finding:
@@ -248,4 +236,5 @@ _READERS: Final[Mapping[Task, Reader]] = {
     Task.PNEUMONIA: _read_classification,
     Task.NORMALITY: _read_classification,
     Task.CSI: grade,
+    Task.LANDMARKS: locate,
 }

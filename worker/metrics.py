@@ -14,6 +14,8 @@ from models.pixels.lung_fields import LungFields
 from models.records.dicom import InstanceState
 from models.requests import InferenceRequest
 from models.tasks import Task
+from worker.findings import Finding
+from worker.spine_finding import LandmarkFinding
 from worker.stages import StageTimes
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -57,7 +59,8 @@ class WorkerMetrics:
         self.inferences = Counter("radstream_worker_inferences", "Findings by task.", ["task"], registry=registry)
         self.scores = Histogram(
             "radstream_worker_score",
-            "Probability of the positive label; of csi, mean CSI as a part of 3, the largest.",
+            "Probability of the positive label; of csi, mean CSI as a part of 3, the largest; of landmarks, their mean"
+            " confidence.",
             ["task"],
             buckets=SCORES,
             registry=registry,
@@ -72,6 +75,12 @@ class WorkerMetrics:
         self.lungs_not_found = Counter(
             "radstream_worker_lungs_not_found",
             "Instances on which a task asked for the lungs and none were found: its zones divide the whole image.",
+            registry=registry,
+        )
+        self.reviews = Counter(
+            "radstream_worker_reviews",
+            "Findings that a person should look at: landmarks of low confidence or of no plausible spine.",
+            ["task"],
             registry=registry,
         )
         self.outputs_failed = Counter(
@@ -110,6 +119,11 @@ class WorkerMetrics:
         self.inferences.labels(task=task.value).inc()
         if score is not None:
             self.scores.labels(task=task.value).observe(score)
+
+    def observe_review(self, task: Task, finding: Finding) -> None:
+        """Add a finding that a person should look at; others do not count."""
+        if isinstance(finding, LandmarkFinding) and finding.review:
+            self.reviews.labels(task=task.value).inc()
 
     def observe_lungs(self, fields: LungFields | None) -> None:
         """Add where the lungs of an instance are; None where no task asked."""

@@ -251,6 +251,7 @@ class Pipeline:
                 raise Unprocessable(Reason.INTERNAL_ERROR, "inferred, but not prepared")
             item.findings[task] = read_finding(engine.manifest, outputs, index, image)
             self._metrics.observe_score(task, item.findings[task].score)
+            self._metrics.observe_review(task, item.findings[task])
         except Unprocessable as refusal:
             item.refusal = refusal
 

@@ -29,6 +29,8 @@ from models.store.manifest import Manifest
 from models.telemetry import get_logger
 from worker.findings import Classification, CongestionFinding, Finding
 from worker.source import SourceFacts
+from worker.spine_finding import LandmarkFinding
+from worker.spine_records import rows_of_spine
 from worker.stages import Rendered
 
 log = get_logger("worker.settlement")
@@ -236,6 +238,11 @@ def _rows_of_congestion(finding: CongestionFinding, inference_id: int) -> list[B
         frame_bottom=frame.bottom,
     )
     return [*zones, summary]
+
+
+@rows_of.register
+def _rows_of_landmarks(finding: LandmarkFinding, inference_id: int) -> list[Base]:
+    return rows_of_spine(finding, inference_id)
 
 
 def known_revision(session: Session, sop_instance_uid: str) -> int:

@@ -22,16 +22,19 @@ from models.errors import Reason, Skipped, Unprocessable
 from models.pixels.header import read_header
 from models.pixels.limits import PixelLimits
 from models.pixels.radiograph import Radiograph
-from models.pixels.spec import Framing, InputSpec
+from models.pixels.spec import InputSpec
 from models.requests import InferenceRequest
 from models.store.manifest import Manifest
 from models.tasks import Task
-from worker.findings import Classification, CongestionFinding, Finding, SourceImage
+from worker.findings import Classification, CongestionFinding, Finding
 from worker.outputs.loop_guard import is_own_output
 from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
 from worker.overlay import OverlayCaption, draw_overlay
 from worker.routing import Routing
 from worker.source import IdentityPolicy, SourceFacts, read_facts
+from worker.source_image import SourceImage
+from worker.spine_finding import LandmarkFinding
+from worker.spine_overlay import draw_spine_overlay
 from worker.zone_overlay import draw_zone_overlay
 
 
@@ -159,7 +162,7 @@ def prepare(path: str, request: InferenceRequest) -> Prepared:
             radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=_smallest_side(tasks, _context))
         with times.measure("resize"):
             inputs = {task: radiograph.to_input(_context.input_specs[task]) for task in tasks}
-            image = _image(radiograph, tasks, _context)
+            image = SourceImage.of(radiograph, {task: _context.input_specs[task] for task in tasks})
             display = radiograph.to_display(_context.overlay_max_side) if _context.overlay_max_side else None
         return Prepared(facts, None, times, inputs, image, display)
     except Unprocessable as refusal:
@@ -194,11 +197,6 @@ def _route(header: Dataset, request: InferenceRequest, context: StageContext) ->
     return served
 
 
-def _image(radiograph: Radiograph, tasks: tuple[Task, ...], context: StageContext) -> SourceImage:
-    seeks_lungs = any(context.input_specs[task].framing is Framing.LUNGS for task in tasks)
-    return SourceImage(radiograph.rows, radiograph.columns, radiograph.lung_fields if seeks_lungs else None)
-
-
 def _smallest_side(tasks: tuple[Task, ...], context: StageContext) -> int:
     """Detail that codecs may leave out: finer than the inputs need and than three quarters of the display."""
     sides = [context.input_specs[task].needed_side for task in tasks]
@@ -227,6 +225,11 @@ def _draw_classification(finding: Classification, display: NDArray[np.uint8], ma
 @draw.register
 def _draw_congestion(finding: CongestionFinding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
     return draw_zone_overlay(display, finding, manifest.version)
+
+
+@draw.register
+def _draw_landmarks(finding: LandmarkFinding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    return draw_spine_overlay(display, finding, manifest.version)
 
 
 def render(order: RenderOrder) -> Rendered:

@@ -16,6 +16,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.engines.engine import EngineInfo, Outputs
 from models.errors import Reason, Transient
+from models.pixels.spec import Framing
+from models.spine.schemas import schema_of_labels
 from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError
 from models.tasks import Task
@@ -42,6 +44,8 @@ _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
 _ERRORS_AND_WORSE: Final = 3
 _ANSWERS_PER_IMAGE: Final[dict[Task, tuple[int, ...]]] = {Task.CSI: (len(ZONES),)}
 """Axes of ``probability`` between the images and the classes, where a task has any."""
+_OF_A_LANDMARK: Final[dict[str, tuple[int, ...]]] = {"landmarks": (2,), "confidence": (), "spread": ()}
+"""The outputs of task `landmarks`, and their axes behind those of images and landmarks."""
 
 
 class OnnxRuntimeEngine:
@@ -121,6 +125,18 @@ class OnnxRuntimeEngine:
         missing = set(self._manifest.output_names) - {o.name for o in outputs if o.type == "tensor(float)"}
         if missing:
             raise StoreError(f"{version.network_path}: no float32 output {', '.join(sorted(missing))}")
+        if self._manifest.task is Task.LANDMARKS:
+            self._check_landmarks(version)
+
+    def _check_landmarks(self, version: ModelVersion) -> None:
+        """See that the answers can be read: named landmarks, which lie somewhere in the whole image."""
+        if schema_of_labels(self._manifest.labels) is None:
+            raise StoreError(f"{version.network_path}: the labels of its manifest are no schema of landmarks")
+        if self._manifest.input_spec.framing is not Framing.WHOLE:
+            raise StoreError(f"{version.network_path}: landmarks are looked for in the whole image")
+        missing = set(_OF_A_LANDMARK) - set(self._manifest.output_names)
+        if missing:
+            raise StoreError(f"{version.network_path}: its manifest names no output {', '.join(sorted(missing))}")
 
     def _warm_up(self, version: ModelVersion) -> None:
         """Run once, so that the first instance does not pay for allocation, and see that the answers fit."""
@@ -129,13 +145,20 @@ class OnnxRuntimeEngine:
             outputs = self.run(np.zeros((1, 1, spec.height, spec.width), np.float32))
         except Transient as error:
             raise StoreError(f"{version.network_path}: loads, but does not run") from error
-        expected = (*_ANSWERS_PER_IMAGE.get(self._manifest.task, ()), len(self._manifest.labels))
-        probability = outputs.get("probability")
-        if probability is not None and probability.shape[1:] != expected:
-            shape = ", ".join(map(str, expected))
-            raise StoreError(f"{version.network_path}: output probability must be (N, {shape})")
+        for name, expected in _shapes_of_answers(self._manifest).items():
+            if name in outputs and outputs[name].shape[1:] != expected:
+                shape = ", ".join(map(str, expected))
+                raise StoreError(f"{version.network_path}: output {name} must be (N, {shape})")
         if any(len(array) != 1 or not np.isfinite(array).all() for array in outputs.values()):
             raise StoreError(f"{version.network_path}: does not answer one black image with one finite answer")
+
+
+def _shapes_of_answers(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Axes behind that of the images by output."""
+    labels = len(manifest.labels)
+    if manifest.task is Task.LANDMARKS:
+        return {name: (labels, *axes) for name, axes in _OF_A_LANDMARK.items()}
+    return {"probability": (*_ANSWERS_PER_IMAGE.get(manifest.task, ()), labels)}
 
 
 def _read_checked(version: ModelVersion) -> bytes:

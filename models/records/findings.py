@@ -1,4 +1,4 @@
-"""What the networks found, one class per kind of answer."""
+"""What the networks found, one class per kind of answer; that of a spine is in `models.records.spine`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from models.records.base import Base, text_enum
 from models.records.inference import Inference
+from models.records.spine import CobbFinding, HeightFinding, Landmark, SlipFinding, SpineSummary, VertebraFinding
 from models.zones import HeartFailureClass, Zone
 
 
@@ -97,10 +98,28 @@ class ZoneSummary(Base):
     inference: Mapped[Inference] = relationship()
 
 
-_KINDS: Final[tuple[type[ClassificationFinding] | type[ZoneFinding] | type[ZoneSummary], ...]] = (
+_Kind = (
+    type[ClassificationFinding]
+    | type[ZoneFinding]
+    | type[ZoneSummary]
+    | type[SpineSummary]
+    | type[VertebraFinding]
+    | type[Landmark]
+    | type[CobbFinding]
+    | type[HeightFinding]
+    | type[SlipFinding]
+)
+
+_KINDS: Final[tuple[_Kind, ...]] = (
     ClassificationFinding,
     ZoneFinding,
     ZoneSummary,
+    SpineSummary,
+    VertebraFinding,
+    Landmark,
+    CobbFinding,
+    HeightFinding,
+    SlipFinding,
 )
 
 

@@ -41,7 +41,16 @@ SELECT
     csi.right_mid AS csi_right_mid,
     csi.left_mid AS csi_left_mid,
     csi.right_inf AS csi_right_inf,
-    csi.left_inf AS csi_left_inf
+    csi.left_inf AS csi_left_inf,
+    spine.version AS landmarks_version,
+    spine.mean_confidence AS landmarks_confidence,
+    spine.review AS landmarks_review,
+    spine.review_reasons AS landmarks_review_reasons,
+    spine.cobb_main,
+    spine.cobb_main_upper_vertebra,
+    spine.cobb_main_lower_vertebra,
+    spine.cobb_upper,
+    spine.cobb_lower
 FROM instance
 LEFT JOIN series ON series.id = instance.series_id
 LEFT JOIN study ON study.id = series.study_id
@@ -73,10 +82,24 @@ LEFT JOIN (
         GROUP BY inference_id
     ) AS zones ON zones.inference_id = inference.id
 ) AS csi ON csi.instance_id = instance.id AND csi.newest = 1
+LEFT JOIN (
+    SELECT inference.instance_id, model_version.version, summary.mean_confidence, summary.review,
+           summary.review_reasons, main_curve.degrees AS cobb_main,
+           main_curve.upper_vertebra AS cobb_main_upper_vertebra, main_curve.lower_vertebra AS cobb_main_lower_vertebra,
+           upper_curve.degrees AS cobb_upper, lower_curve.degrees AS cobb_lower,
+           ROW_NUMBER() OVER (PARTITION BY inference.instance_id ORDER BY inference.id DESC) AS newest
+    FROM inference
+    JOIN model_version ON model_version.id = inference.model_version_id AND model_version.task = 'landmarks'
+    JOIN spine_summary AS summary ON summary.inference_id = inference.id
+    LEFT JOIN cobb_finding AS main_curve ON main_curve.inference_id = inference.id AND main_curve.curve = 'main'
+    LEFT JOIN cobb_finding AS upper_curve ON upper_curve.inference_id = inference.id AND upper_curve.curve = 'upper'
+    LEFT JOIN cobb_finding AS lower_curve ON lower_curve.inference_id = inference.id AND lower_curve.curve = 'lower'
+) AS spine ON spine.instance_id = instance.id AND spine.newest = 1
 """
 """One row per instance, newest finding of each task; every accepted instance is here, also skipped and failed ones.
 
-A zone's score is null where nothing was analysed or the zone is ungradable; `csi_gradable_zones` tells these apart.
+A zone's score is null where nothing was analysed or the zone is ungradable; `csi_gradable_zones` tells these apart. An
+angle is null where nothing was analysed or a vertebra is missing; `landmarks_version` tells these apart.
 """
 
 STUDY_FINDINGS: Final = """
@@ -97,12 +120,14 @@ SELECT
     MAX(csi_mean) AS csi_mean,
     CASE MAX(CASE heart_failure_class WHEN 'high' THEN 3 WHEN 'medium' THEN 2 WHEN 'low' THEN 1 END)
         WHEN 3 THEN 'high' WHEN 2 THEN 'medium' WHEN 1 THEN 'low'
-    END AS heart_failure_class
+    END AS heart_failure_class,
+    MAX(cobb_main) AS cobb_main,
+    MAX(CASE WHEN landmarks_review THEN 1 WHEN landmarks_review IS NULL THEN NULL ELSE 0 END) AS landmarks_review
 FROM instance_findings
 WHERE study_instance_uid IS NOT NULL
 GROUP BY study_instance_uid, accession_number, study_date, patient_id
 """
-"""One row per study: the worst finding; null, never 0, where nothing was analysed."""
+"""One row per study: the worst finding; null, never 0, where nothing was analysed. `landmarks_review` is 1 or 0."""
 
 VIEWS: Final = {"instance_findings": INSTANCE_FINDINGS, "study_findings": STUDY_FINDINGS}
 """By name, in the order of creation."""

@@ -15,11 +15,17 @@ class Manifest(BaseModel):
     """``manifest.json`` of ``<store>/<task>/<version>/``.
 
     Attributes:
-        labels: class names in the order of the ``probability`` output's last axis.
+        labels: class names in the order of the ``probability`` output's last axis; of task `landmarks` the names of
+            the landmarks, which say the schema.
         positive_label: for two-class tasks, the label that `thresholds` speaks of.
-        thresholds: decision thresholds by label, in [0, 1].
+        thresholds: decision thresholds by label, in [0, 1]; of task `landmarks` the confidence from which a landmark
+            is taken to be there, 0 where it always is.
+        review_confidence: of task `landmarks`, in [0, 1]: a vertebra of which a landmark is less confident is flagged
+            for review; None flags none.
         output_names: of the graph; ``probability`` (N, C) float32 sums to 1; ``cam`` (N, h, w) float32 in [0, 1]. Of
-            task `csi` each has the axis of the six zones behind N: (N, 6, 5) and (N, 6, h, w).
+            task `csi` each has the axis of the six zones behind N: (N, 6, 5) and (N, 6, h, w). Of task `landmarks`
+            ``landmarks`` (N, K, 2) float32, x and y in pixels of the input, ``confidence`` (N, K) float32 in [0, 1] and
+            ``spread`` (N, K) float32, the standard deviation of a landmark's place in pixels of the input.
         files: sha256 hex digest by path relative to the version's directory, manifest excluded.
         metrics: measured figures by split name, e.g. ``{"validation": {"roc_auc": ...}}``.
     """
@@ -33,6 +39,7 @@ class Manifest(BaseModel):
     labels: tuple[str, ...]
     positive_label: str | None = None
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    review_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     input_spec: InputSpec
     output_names: tuple[str, ...]
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]

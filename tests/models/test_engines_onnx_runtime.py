@@ -13,10 +13,15 @@ import onnx
 import onnxruntime
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+import stand_in_spine
+
 from models.engines.onnx_runtime import OnnxRuntimeEngine
 from models.engines.providers import load_engine
 from models.errors import ConfigurationError, Reason, Transient
-from models.pixels.spec import InputSpec
+from models.pixels.spec import Framing, InputSpec
+from models.spine.schemas import landmark_schema
 from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError, open_version
 from models.tasks import Task
@@ -164,6 +169,39 @@ def test_a_graph_unlike_its_manifest_is_refused(
 ) -> None:
     with pytest.raises(StoreError, match=message):
         OnnxRuntimeEngine(make_version(tmp_path / "v", small_graph(image), **changes))
+
+
+# Landmarks, as the stand-in of the worker's tests answers them.
+
+
+def test_landmarks_confidence_and_spread_come_by_name(tmp_path: Path) -> None:
+    engine = OnnxRuntimeEngine(open_version(stand_in_spine.write_version(tmp_path / "v")), threads=1)
+    outputs = engine.run(np.zeros((3, 1, 128, 128), np.float32))
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "landmarks": (3, 68, 2),
+        "confidence": (3, 68),
+        "spread": (3, 68),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": landmark_schema("buu_ap20").labels}, r"output landmarks must be \(N, 20, 2\)"),
+        ({"labels": ("T1", "T2")}, "no schema of landmarks"),
+        ({"output_names": ("landmarks", "confidence")}, "names no output spread"),
+        (
+            {"input_spec": InputSpec(height=128, width=128, framing=Framing.LUNGS)},
+            "looked for in the whole image",
+        ),
+    ],
+    ids=["another schema", "no schema", "missing output", "part of the image"],
+)
+def test_a_version_whose_landmarks_cannot_be_read_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        OnnxRuntimeEngine(open_version(stand_in_spine.write_version(tmp_path / "v", **changes)))
 
 
 def test_providers_are_looked_up_by_name(version: ModelVersion) -> None:

@@ -52,7 +52,7 @@ def _schema(engine: Engine) -> dict[str, object]:
 def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(bare: Engine) -> None:
     assert current_revision(bare) is None
     migrate(bare)
-    assert current_revision(bare) == newest_revision() == "0002"
+    assert current_revision(bare) == newest_revision() == "0003"
 
 
 def test_migrating_twice_changes_nothing(bare: Engine) -> None:
@@ -86,6 +86,38 @@ def test_a_step_back_takes_the_congestion_scores_away_and_keeps_all_else(bare: E
         connection.execute(text("INSERT INTO zone_summary VALUES (1, NULL, 0, NULL, TRUE, -4, 0, 9, 9)"))
         connection.execute(text("INSERT INTO zone_finding VALUES (1, 'left_inf', 2, 0.5, 1.75)"))
     _alembic(bare, command.downgrade, "0001")
+    assert _schema(bare) == before
+    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+
+
+def test_a_step_back_takes_the_landmarks_away_and_keeps_the_congestion_scores(bare: Engine) -> None:
+    migrate(bare, "0002")
+    before = _schema(bare)
+    definitions = {name: _definition(bare, name) for name in VIEWS}
+    _insert(bare, task="csi")
+    with bare.begin() as connection:
+        connection.execute(text("INSERT INTO zone_summary VALUES (1, 1.5, 6, 'medium', TRUE, -4, 0, 9, 9)"))
+        connection.execute(text("INSERT INTO zone_finding VALUES (1, 'left_inf', 2, 0.5, 1.75)"))
+    read = text(
+        "SELECT sop_instance_uid, csi_version, csi_mean, csi_left_inf, heart_failure_class FROM instance_findings"
+    )
+    found = [("1.2.3", "1.0", 1.5, 2, "medium")]
+    migrate(bare)
+    landmarks = (
+        "spine_summary VALUES (1, 'aasce68', 'frontal', NULL, 0.5, FALSE, NULL, 0.1, 0.1, 'pixel_spacing')",
+        "vertebra_finding VALUES (1, 'T1', 0.5, FALSE)",
+        "landmark VALUES (1, 'T1', 'top_left', 4.5, -1.5, 0.5, 2.5)",
+        "cobb_finding VALUES (1, 'main', 25.5, 'T4', 'T11')",
+        "height_finding VALUES (1, 'disc', 'T1', 'T2', 4.5, 5.5, 0.45, 0.55)",
+        "slip_finding VALUES (1, 'L4', 'L5', 'anterolisthesis', 12.5, 20.5, NULL, -4.5, 1)",
+    )
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+        for row in landmarks:
+            connection.execute(text(f"INSERT INTO {row}"))
+    _alembic(bare, command.downgrade, "0002")
     assert _schema(bare) == before
     assert {name: _definition(bare, name) for name in VIEWS} == definitions
     with bare.begin() as connection:
@@ -156,6 +188,24 @@ def test_closed_sets_and_ranges_are_checked_by_the_database(database: Engine) ->
         "ck_zone_summary_mean_csi_range",
         "ck_zone_summary_gradable_zones_range",
         "ck_zone_summary_mean_csi_of_gradable_zones",
+        "ck_spine_summary_spine_view",
+        "ck_spine_summary_image_side",
+        "ck_spine_summary_spacing_source",
+        "ck_spine_summary_mean_confidence_range",
+        "ck_spine_summary_review_has_reasons",
+        "ck_spine_summary_spacing_range",
+        "ck_spine_summary_spacing_together",
+        "ck_vertebra_finding_confidence_range",
+        "ck_landmark_corner",
+        "ck_landmark_confidence_range",
+        "ck_landmark_spread_range",
+        "ck_landmark_place_together",
+        "ck_cobb_finding_curve",
+        "ck_cobb_finding_degrees_range",
+        "ck_height_finding_part",
+        "ck_height_finding_mm_together",
+        "ck_slip_finding_slip_kind",
+        "ck_slip_finding_grade_range",
     } <= checks
 
 

@@ -13,7 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
 from models.records.inference import Inference, ModelVersion
+from models.records.spine import CobbFinding, SpineSummary
 from models.requests import Lane
+from models.spine.cobb import Curve
+from models.spine.schemas import SpineView
 from models.tasks import Task
 from models.zones import ZONES, HeartFailureClass
 
@@ -29,7 +32,12 @@ class _Example:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        served = {Task.PNEUMONIA: ("1.0", "2.0"), Task.NORMALITY: ("1.0",), Task.CSI: ("3.0", "4.0")}
+        served = {
+            Task.PNEUMONIA: ("1.0", "2.0"),
+            Task.NORMALITY: ("1.0",),
+            Task.CSI: ("3.0", "4.0"),
+            Task.LANDMARKS: ("5.0", "6.0"),
+        }
         self.versions = {
             (task, name): self._add(
                 ModelVersion(task=task, version=name, network="n", network_sha256="0" * 64, first_served_at=NOON)
@@ -109,6 +117,32 @@ class _Example:
             )
         )
 
+    def spine(
+        self, instance: Instance, angles: Sequence[float], reasons: str | None = None, version: str = "5.0"
+    ) -> None:
+        inference = self.inference(instance, version, Task.LANDMARKS)
+        self._add(
+            SpineSummary(
+                inference_id=inference.id,
+                landmark_schema="aasce68",
+                view=SpineView.FRONTAL,
+                mean_confidence=0.75,
+                review=reasons is not None,
+                review_reasons=reasons,
+            )
+        )
+        for curve, degrees in zip(Curve, angles, strict=False):
+            ends = ("T4", "T11") if curve is Curve.MAIN else ("T1", "T4")
+            self._add(
+                CobbFinding(
+                    inference_id=inference.id,
+                    curve=curve,
+                    degrees=degrees,
+                    upper_vertebra=ends[0],
+                    lower_vertebra=ends[1],
+                )
+            )
+
     def finding(
         self, instance: Instance, probability: float, version: str = "1.0", task: Task = Task.PNEUMONIA
     ) -> None:
@@ -167,6 +201,27 @@ def congested(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
         write.congestion(twice, (None,) * 6, None, None, "4.0", lungs_found=False)
         # Study 3: nothing was analysed.
         write.instance("3.1", write.series("3", "3.1"), InstanceState.SKIPPED, 5, "excluded_by_rule")
+    return sessions
+
+
+@pytest.fixture
+def curved(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    with sessions.begin() as session:
+        write = _Example(session)
+        # Study 1: two spines, the straighter one for review, and a chest.
+        first = write.series("1", "1.1")
+        write.spine(write.instance("1.1", first, InstanceState.DONE, 0), (40.5, 20.25, 10.125))
+        write.spine(
+            write.instance("1.2", first, InstanceState.DONE, 1), (12.5, 6.5, 3.5), "low_confidence,beyond_image"
+        )
+        write.finding(write.instance("1.3", first, InstanceState.DONE, 2), 0.75)
+        # Study 2: analysed by two versions, the newest counts; it has no angle, since a vertebra is missing.
+        twice = write.instance("2.1", write.series("2", "2.1"), InstanceState.DONE, 3)
+        write.spine(twice, (33.0, 2.0, 1.0), "low_confidence", "5.0")
+        write.spine(twice, (), None, "6.0")
+        # Study 3: nothing was analysed. Study 4: the main angle alone.
+        write.instance("3.1", write.series("3", "3.1"), InstanceState.SKIPPED, 4, "excluded_by_rule")
+        write.spine(write.instance("4.1", write.series("4", "4.1"), InstanceState.DONE, 5), (7.5,))
     return sessions
 
 
@@ -274,3 +329,60 @@ def test_a_study_has_the_highest_mean_and_the_worst_class_of_its_instances(conge
         " FROM study_findings ORDER BY study_instance_uid",
     )
     assert rows == [("1", 4, 0.75, 3.0, "high"), ("2", 1, None, None, None), ("3", 1, None, None, None)]
+
+
+def test_angles_stand_by_curve_with_the_vertebrae_that_end_the_main_one(curved: sessionmaker[Session]) -> None:
+    rows = _rows(
+        curved,
+        "SELECT sop_instance_uid, cobb_main, cobb_main_upper_vertebra, cobb_main_lower_vertebra, cobb_upper, cobb_lower"
+        " FROM instance_findings ORDER BY sop_instance_uid",
+    )
+    assert rows == [
+        ("1.1", 40.5, "T4", "T11", 20.25, 10.125),
+        ("1.2", 12.5, "T4", "T11", 6.5, 3.5),
+        ("1.3", *(None,) * 5),
+        ("2.1", *(None,) * 5),
+        ("3.1", *(None,) * 5),
+        ("4.1", 7.5, "T4", "T11", None, None),
+    ]
+
+
+def test_an_instance_says_whether_its_landmarks_are_to_be_reviewed_and_why(curved: sessionmaker[Session]) -> None:
+    rows = _rows(
+        curved,
+        "SELECT sop_instance_uid, landmarks_version, landmarks_confidence, landmarks_review, landmarks_review_reasons,"
+        " pneumonia_probability FROM instance_findings ORDER BY sop_instance_uid",
+    )
+    assert rows == [
+        ("1.1", "5.0", 0.75, False, None, None),
+        ("1.2", "5.0", 0.75, True, "low_confidence,beyond_image", None),
+        ("1.3", None, None, None, None, 0.75),
+        ("2.1", "6.0", 0.75, False, None, None),
+        ("3.1", None, None, None, None, None),
+        ("4.1", "5.0", 0.75, False, None, None),
+    ]
+
+
+def test_a_study_has_the_largest_main_angle_and_asks_for_review_when_any_image_does(
+    curved: sessionmaker[Session],
+) -> None:
+    rows = _rows(
+        curved,
+        "SELECT study_instance_uid, instances, pneumonia_probability, cobb_main, landmarks_review"
+        " FROM study_findings ORDER BY study_instance_uid",
+    )
+    assert rows == [
+        ("1", 3, 0.75, 40.5, 1),
+        ("2", 1, None, None, 0),
+        ("3", 1, None, None, None),
+        ("4", 1, None, 7.5, 0),
+    ]
+
+
+def test_columns_of_an_older_view_stand_where_they_stood(sessions: sessionmaker[Session]) -> None:
+    with sessions() as session:
+        names = list(session.execute(text("SELECT * FROM instance_findings")).keys())
+        of_study = list(session.execute(text("SELECT * FROM study_findings")).keys())
+    assert names.index("csi_left_inf") + 1 == names.index("landmarks_version")
+    assert names[-1] == "cobb_lower"
+    assert of_study[-3:] == ["heart_failure_class", "cobb_main", "landmarks_review"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,28 +27,36 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.orm import Session, sessionmaker
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+import stand_in_spine
+
 from deploy.launcher import free_port
 from models.engines.engine import EngineInfo, Outputs
 from models.engines.onnx_runtime import OnnxRuntimeEngine
 from models.errors import Reason, Unprocessable
 from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
+from models.pixels.placement import Placement
 from models.pixels.spec import Framing, InputSpec
 from models.records.dicom import InstanceState
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import PatientIdentity
+from models.spine.schemas import landmark_schema
 from models.spool import Spool
 from models.store.manifest import Manifest
 from models.store.store import open_version
 from models.tasks import Task
 from models.zones import CLASS_NAMES, ZONE_COLUMNS, ZONE_ROWS, ZONES, Congestion
 from worker.batch_worker import BatchWorker, WorkerTimes
-from worker.findings import Classification, CongestionFinding, SourceImage, grade
+from worker.findings import Classification, CongestionFinding, grade
 from worker.maintenance import Maintenance
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
 from worker.pipeline import Done
 from worker.settlement import Outcome, Settlement, TaskResult
 from worker.source import IdentityPolicy, SourceFacts, read_facts
+from worker.source_image import SourceImage
+from worker.spine_finding import LandmarkFinding, locate
 from worker.stages import Rendered, StageTimes
 
 SIDE = 16
@@ -193,6 +202,54 @@ def make_congestion(csi_manifest: Manifest) -> Callable[..., CongestionFinding]:
     return make
 
 
+# A spine of known angles; one pixel of the original is half a pixel of the input, 24 of whose columns are padding.
+SPINE_IMAGE = SourceImage(256, 160, placement=Placement(0.5, 0.5, 24, 0))
+
+
+@pytest.fixture(scope="session")
+def spine_manifest() -> Manifest:
+    """A model version of the task of landmarks."""
+    return stand_in_spine.manifest_of(b"none")
+
+
+@pytest.fixture(scope="session")
+def spine_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That version with a network that finds the spine which `stand_in_spine` draws."""
+    return stand_in_spine.write_version(tmp_path_factory.mktemp("spine") / "version")
+
+
+@pytest.fixture
+def spine_engine(spine_version: Path) -> OnnxRuntimeEngine:
+    """A real engine of that version."""
+    return OnnxRuntimeEngine(open_version(spine_version), threads=1)
+
+
+@pytest.fixture(scope="session")
+def make_landmarks(spine_manifest: Manifest) -> Callable[..., LandmarkFinding]:
+    """Make the answer for an image of 256 x 160 pixels; `landmarks` are places in it, those of the known spine else."""
+
+    def make(
+        landmarks: NDArray[np.float64] | None = None,
+        confidence: float | NDArray[np.float64] = 0.9,
+        schema: str = "aasce68",
+        image: SourceImage = SPINE_IMAGE,
+        **manifest: Any,
+    ) -> LandmarkFinding:
+        labels = landmark_schema(schema).labels
+        if landmarks is None:
+            landmarks = stand_in_spine.corners(80, 128, 2.0)
+        assert image.placement is not None
+        outputs = {
+            "landmarks": image.placement.to_input(landmarks)[np.newaxis].astype(np.float32),
+            "confidence": np.broadcast_to(np.asarray(confidence, np.float32), (1, len(labels))).copy(),
+            "spread": np.full((1, len(labels)), 1.5, np.float32),
+        }
+        version = spine_manifest.model_copy(update={"labels": labels, **manifest})
+        return locate(version, outputs, 0, image)
+
+    return make
+
+
 @pytest.fixture
 def worker_metrics() -> WorkerMetrics:
     """Metrics of `run` on a registry of their own."""
@@ -268,6 +325,8 @@ class Outcomes:
     make_source: Callable[..., Dataset]
     csi_manifest: Manifest
     make_congestion: Callable[..., CongestionFinding]
+    spine_manifest: Manifest
+    make_landmarks: Callable[..., LandmarkFinding]
 
     def facts(self, uid: str = "1.2.3", mode: PatientIdentity = PatientIdentity.FULL, **changes: object) -> SourceFacts:
         """Facts of a source dataset."""
@@ -285,6 +344,10 @@ class Outcomes:
     def congestion(self, *scores: int | None, **answer: Any) -> TaskResult:
         """A finding of the six zones, without output."""
         return TaskResult(self.csi_manifest, self.engine, self.make_congestion(scores, **answer), None)
+
+    def landmarks(self, **answer: Any) -> TaskResult:
+        """A finding of landmarks, without output."""
+        return TaskResult(self.spine_manifest, self.engine, self.make_landmarks(**answer), None)
 
     def done(
         self,
@@ -316,9 +379,20 @@ def outcomes(
     make_source: Callable[..., Dataset],
     csi_manifest: Manifest,
     make_congestion: Callable[..., CongestionFinding],
+    spine_manifest: Manifest,
+    make_landmarks: Callable[..., LandmarkFinding],
 ) -> Outcomes:
     """A maker of outcomes."""
-    return Outcomes(manifest, engine_info, make_request, make_source, csi_manifest, make_congestion)
+    return Outcomes(
+        manifest,
+        engine_info,
+        make_request,
+        make_source,
+        csi_manifest,
+        make_congestion,
+        spine_manifest,
+        make_landmarks,
+    )
 
 
 @pytest.fixture

@@ -192,6 +192,40 @@ def test_results_show_the_zones_each_in_json_and_csv_and_together_in_a_table(ses
     assert table.count(" / ") == 2, "an instance without the task has no zones, not six dashes"
 
 
+def test_results_show_every_angle_in_json_and_csv_and_the_main_one_in_a_table(
+    sessions: Sessions, outcomes: Any
+) -> None:
+    answers: dict[str, dict[str, Any]] = {
+        "1.1.1": {},
+        "1.1.2": {"confidence": 0.2, "thresholds": {"T5:top_left": 0.3}},
+    }
+    batch = [replace(outcomes.done(uid), results=(outcomes.landmarks(**answer),)) for uid, answer in answers.items()]
+    Settlement(sessions, "keep_first", []).settle([*batch, outcomes.done("1.1.3")])
+    rows = {row["sop_instance_uid"]: row for row in _results(sessions)}
+    found = {name: value for name, value in rows["1.1.1"].items() if "cobb" in name or "landmarks" in name}
+    assert found == {
+        "cobb_main": pytest.approx(25, abs=1e-3),
+        "cobb_main_upper_vertebra": "T4",
+        "cobb_main_lower_vertebra": "T11",
+        "cobb_upper": pytest.approx(15, abs=1e-3),
+        "cobb_lower": pytest.approx(10, abs=1e-3),
+        "landmarks_confidence": pytest.approx(0.9),
+        "landmarks_review": False,
+        "landmarks_review_reasons": None,
+        "landmarks_version": "5.0.0",
+    }
+    assert (rows["1.1.2"]["cobb_main"], rows["1.1.2"]["landmarks_review_reasons"]) == (None, "low_confidence")
+    assert {value for name, value in rows["1.1.3"].items() if "cobb" in name or "landmarks" in name} == {None}
+    ordered = list(rows.values())
+    assert json.loads(_written(ordered, "json"))[0].keys() == rows["1.1.1"].keys()
+    read = {row["sop_instance_uid"]: row for row in csv.DictReader(io.StringIO(_written(ordered, "csv")))}
+    assert (read["1.1.1"]["cobb_main_lower_vertebra"], read["1.1.2"]["cobb_main"]) == ("T11", "")
+    table = _written(ordered, "table")
+    assert "25.0 T4-T11" in table
+    assert "low_confidence" in table
+    assert "None" not in table
+
+
 def test_results_hold_nothing_of_the_patient(settled: Sessions) -> None:
     assert "Doe" not in json.dumps(_results(settled), default=str)
     assert "ID7" not in json.dumps(_results(settled), default=str)
@@ -392,11 +426,11 @@ def test_a_database_is_migrated_by_the_command_and_asked_for_before(run_python: 
     before = run_python("-m", "worker", "status", env=environment)
     assert before.returncode == 2
     assert before.stderr == (
-        "radstream: the results database is at migration none, this version needs 0002: "
+        "radstream: the results database is at migration none, this version needs 0003: "
         "run `python -m worker migrate`\n"
     )
     migrated = run_python("-m", "worker", "migrate", env=environment)
-    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0002\n")
+    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0003\n")
     after = run_python("-m", "worker", "status", env=environment)
     assert (after.returncode, after.stderr) == (0, "")
     assert "Redis does not answer" in after.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import worker.findings
 from models.errors import Reason, Unprocessable
 from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
 from models.pixels.spec import InputSpec
@@ -16,11 +17,11 @@ from worker.findings import (
     CongestionFinding,
     GradedZone,
     PixelFrame,
-    SourceImage,
     classify,
     grade,
     read_finding,
 )
+from worker.source_image import SourceImage
 
 
 def _outputs(*positives: float) -> dict[str, np.ndarray]:
@@ -175,9 +176,13 @@ def test_rounding_of_half_precision_is_forgiven(csi_manifest: Manifest) -> None:
 def test_the_task_of_the_version_chooses_the_reader(manifest: Manifest, csi_manifest: Manifest) -> None:
     assert isinstance(read_finding(manifest, _outputs(0.5), 0, IMAGE), Classification)
     assert isinstance(read_finding(csi_manifest, _zones(*(0,) * 6), 0, IMAGE), CongestionFinding)
+
+
+def test_a_task_without_a_reader_is_not_served(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(worker.findings._READERS, Task.PNEUMONIA)
     with pytest.raises(Unprocessable) as caught:
-        read_finding(csi_manifest.model_copy(update={"task": Task.LANDMARKS}), {}, 0, IMAGE)
-    assert (caught.value.reason, caught.value.detail) == (Reason.INTERNAL_ERROR, "landmarks is not served")
+        read_finding(manifest, _outputs(0.5), 0, IMAGE)
+    assert (caught.value.reason, caught.value.detail) == (Reason.INTERNAL_ERROR, "pneumonia is not served")
 
 
 def test_findings_say_themselves_in_words(manifest: Manifest, csi_manifest: Manifest) -> None:

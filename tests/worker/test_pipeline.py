@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import stand_in_spine
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -32,6 +34,7 @@ from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSumm
 from models.records.inference import Inference
 from models.records.outputs import Delivery, Output
 from models.records.sessions import open_database, session_factory
+from models.records.spine import CobbFinding, Landmark, SpineSummary
 from models.requests import InferenceRequest, Lane
 from models.settings import PatientIdentity, Settings
 from models.spool import Spool
@@ -427,6 +430,67 @@ def test_a_severe_zone_left_above_in_the_image_is_right_sup_in_records_output_an
     coloured = np.argwhere(np.ptp(film, axis=-1) > 30)
     assert len(coloured) > 1000
     assert (coloured.max(axis=0) < 270).all(), "heat only above and left in the picture"
+
+
+# Landmarks of spines
+
+
+def _spine(shape: tuple[int, int], middle: tuple[float, float], grey: int = 255) -> NDArray[np.uint8]:
+    """A film with the known spine, as large as the film is high."""
+    landmarks = stand_in_spine.corners(*middle, max(shape) / stand_in_spine.SIDE)
+    return np.asarray(stand_in_spine.draw(shape, landmarks, grey), np.uint8)
+
+
+def test_a_spine_gets_landmarks_where_it_lies_and_a_chest_gets_none(
+    lay: Any, make_source: Any, eventually: Eventually, spine_engine: Any
+) -> None:
+    line = lay(others=(spine_engine,))
+    of_spine = {"BodyPartExamined": "SPINE", "ViewPosition": "AP"}
+    line.pipeline.submit(line.accept(make_source("1.2.3", _spine((512, 300), (170, 250)), **of_spine)))
+    line.pipeline.submit(line.accept(make_source("1.2.4", _spine((512, 300), (170, 250)))))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    assert {done.state for done in line.done} == {InstanceState.DONE}
+    assert list(line.probabilities()) == ["1.2.4"], "the chest; no spine has a probability of pneumonia"
+    with line.sessions() as session:
+        landmarks = list(session.scalars(select(Landmark)))
+        (uid,) = session.scalars(
+            select(Instance.sop_instance_uid)
+            .join(Inference, Inference.instance_id == Instance.id)
+            .join(SpineSummary, SpineSummary.inference_id == Inference.id)
+        )
+        angles = {
+            row.curve.value: (round(row.degrees), row.upper_vertebra, row.lower_vertebra)
+            for row in session.scalars(select(CobbFinding))
+        }
+        files = [output.file_name for output in session.scalars(select(Output))]
+    assert uid == "1.2.3"
+    assert angles == stand_in_spine.ANGLES
+    found = {(row.vertebra, row.corner): (row.x, row.y) for row in landmarks}
+    expected = stand_in_spine.corners(170, 250, 4.0)
+    assert np.array([found[point] for point in stand_in_spine.SCHEMA.points]) == pytest.approx(expected, abs=2)
+    captures = [dcmread(line.outbox.path_of(name)) for name in files]
+    (capture,) = [each for each in captures if each.SeriesDescription == "AI landmarks overlay 5.0.0"]
+    assert "Cobb main 25.0 deg T4-T11" in capture.DerivationDescription
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+    coloured = np.argwhere(np.ptp(capture.pixel_array.astype(int), axis=-1) > 60)
+    assert len(coloured) > 1000
+
+
+def test_spines_to_be_reviewed_are_counted(
+    lay: Any, make_source: Any, eventually: Eventually, spine_engine: Any
+) -> None:
+    line = lay(others=(spine_engine,), outputs=False)
+    of_spine = {"BodyPartExamined": "SPINE", "ViewPosition": "AP"}
+    # The network is as sure as the film is bright.
+    for uid, grey in (("1.2.3", 255), ("1.2.4", 100)):
+        line.pipeline.submit(line.accept(make_source(uid, _spine((256, 160), (80, 128), grey), **of_spine)))
+    eventually(lambda: len(line.done) == 2, timeout_s=60)
+    assert line.sample("radstream_worker_inferences_total", task="landmarks") == 2
+    assert line.sample("radstream_worker_reviews_total", task="landmarks") == 1
+    assert line.sample("radstream_worker_score_sum", task="landmarks") == pytest.approx(0.9 + 0.9 * 100 / 255, abs=0.02)
+    with line.sessions() as session:
+        reasons = {row.review_reasons for row in session.scalars(select(SpineSummary))}
+    assert reasons == {None, "low_confidence"}
 
 
 def test_lungs_that_are_not_found_are_counted_and_the_zones_divide_the_image(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,109 @@ def test_what_a_shipped_rule_excludes_is_skipped_with_the_name_of_the_rule(
 )
 def test_what_no_shipped_rule_matches_is_skipped_as_such(attributes: dict[str, object]) -> None:
     assert _skip_of(SHIPPED, _header(**attributes)) == (Reason.NO_RULE_MATCHED, "")
+
+
+# Spines
+
+WHOLE_SPINES: list[dict[str, object]] = [
+    {"Modality": "DX", "BodyPartExamined": "SPINE", "ViewPosition": "AP"},
+    {"Modality": "CR", "BodyPartExamined": "wholespine", "ViewPosition": "PA"},
+    {"Modality": "DX", "BodyPartExamined": "SPINE", "ViewPosition": "PA STANDING"},
+    {"Modality": "DX", "BodyPartExamined": "SPINE", "SeriesDescription": "W-SPINE_AP"},
+    {"Modality": "DX", "BodyPartExamined": "SPINE", "ViewPosition": "AP", "StudyDescription": "EOS full body"},
+    {"Modality": "DX", "BodyPartExamined": "TLSPINE", "ViewPosition": "PA", "StudyDescription": "XR SCOLIOSIS 2 VIEWS"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "SCOLIOSIS THORACOLUMBAR SPINE"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Whole-spine standing"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "X-RAY SPINE, ENTIRE"},
+    {"Modality": "CR", "ViewPosition": "PA", "StudyDescription": "Ganze Wirbelsäule a.p."},
+    {"Modality": "CR", "ViewPosition": "PA", "StudyDescription": "Wirbelsäule, Ganzaufnahme"},
+    {"Modality": "CR", "ViewPosition": "PA", "StudyDescription": "Skoliose"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Rachis entier de face"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Columna vertebral completa"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Rx rachide in toto"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Coluna vertebral panorâmica"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "Totale wervelkolom"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "全脊柱正位"},
+    {"Modality": "CR", "ViewPosition": "AP", "StudyDescription": "X ray", "SeriesDescription": "Full Spine AP"},
+]
+PART = "part of a spine"
+UNKNOWN = "spine, not known to be a whole one from the front"
+
+
+@pytest.mark.parametrize("attributes", WHOLE_SPINES, ids=str)
+def test_whole_spines_from_the_front_get_landmarks_and_nothing_of_a_chest(attributes: dict[str, object]) -> None:
+    assert SHIPPED.tasks_for(_header(**attributes)) == (Task.LANDMARKS,)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rule"),
+    [
+        ({"BodyPartExamined": "SPINE", "ViewPosition": "LL"}, "lateral or oblique spine"),
+        ({"BodyPartExamined": "WHOLESPINE", "ViewPosition": "LATERAL"}, "lateral or oblique spine"),
+        ({"BodyPartExamined": "LSPINE", "ViewPosition": "RPO"}, "lateral or oblique spine"),
+        ({"ViewPosition": "RL", "StudyDescription": "Scoliosis"}, "lateral or oblique spine, by description"),
+        ({"BodyPartExamined": "CSPINE", "ViewPosition": "AP"}, PART),
+        ({"BodyPartExamined": "TSPINE", "ViewPosition": "AP"}, PART),
+        ({"BodyPartExamined": "LSPINE", "ViewPosition": "AP", "StudyDescription": "Scoliosis"}, PART),
+        ({"BodyPartExamined": "LSSPINE", "ViewPosition": "PA"}, PART),
+        (
+            {"BodyPartExamined": "SPINE", "ViewPosition": "AP", "StudyDescription": "LUMBAR SPINE 2 VIEWS"},
+            f"{PART}, by study description",
+        ),
+        (
+            {"BodyPartExamined": "SPINE", "ViewPosition": "AP", "StudyDescription": "LWS in 2 Ebenen"},
+            f"{PART}, by study description",
+        ),
+        (
+            {"BodyPartExamined": "SPINE", "ViewPosition": "AP", "SeriesDescription": "T-Spine AP"},
+            f"{PART}, by series description",
+        ),
+        ({"BodyPartExamined": "SPINE"}, UNKNOWN),
+        ({"BodyPartExamined": "SPINE", "SeriesDescription": "AP/LAT"}, UNKNOWN),
+        ({"BodyPartExamined": "SPINE", "SeriesDescription": "map of a cap"}, UNKNOWN),
+        ({"BodyPartExamined": "TLSPINE", "ViewPosition": "AP"}, UNKNOWN),
+        ({"ViewPosition": "AP", "StudyDescription": "Thoracic spine"}, f"{UNKNOWN}, by description"),
+        (
+            {"ViewPosition": "AP", "StudyDescription": "Whole spine", "SeriesDescription": "L spine"},
+            f"{UNKNOWN}, by description",
+        ),
+        ({"StudyDescription": "Scoliosis series"}, f"{UNKNOWN}, by description"),
+        (
+            {"ViewPosition": "AP", "StudyDescription": "CHEST AND WHOLE SPINE"},
+            "chest and spine in one description, no BodyPartExamined",
+        ),
+        (
+            {"ViewPosition": "AP", "StudyDescription": "SCOLIOSIS, CHEST"},
+            "chest and spine in one description, no BodyPartExamined",
+        ),
+        (
+            {"ViewPosition": "AP", "StudyDescription": "CHEST", "SeriesDescription": "whole spine"},
+            "study of a chest, series of a spine, no BodyPartExamined",
+        ),
+        (
+            {"ViewPosition": "PA", "StudyDescription": "Scoliosis", "SeriesDescription": "CHEST PA"},
+            "study of a spine, series of a chest, no BodyPartExamined",
+        ),
+    ],
+    ids=str,
+)
+def test_spines_without_a_task_are_skipped_with_the_name_of_the_rule(attributes: dict[str, object], rule: str) -> None:
+    assert _skip_of(SHIPPED, _header(Modality="DX", **attributes)) == (Reason.EXCLUDED_BY_RULE, rule)
+
+
+@pytest.mark.parametrize("description", ["Scoliosis", "Whole spine", "Wirbelsäule ganz"])
+@pytest.mark.parametrize("body_part", ["CHEST", "THORAX", "LUNG"])
+def test_a_chest_that_is_named_so_gets_no_landmarks_whatever_its_description(description: str, body_part: str) -> None:
+    header = _header(Modality="DX", BodyPartExamined=body_part, ViewPosition="PA", StudyDescription=description)
+    assert SHIPPED.tasks_for(header) == (Task.PNEUMONIA, Task.CSI)
+
+
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+def test_no_description_takes_long_to_compare() -> None:
+    header = _header(Modality="DX", ViewPosition="AP", StudyDescription="chest scolio " * 20_000)
+    began = time.perf_counter()
+    assert _skip_of(SHIPPED, header)[0] is Reason.EXCLUDED_BY_RULE
+    assert time.perf_counter() - began < 5
 
 
 def _rules(tmp_path: Path, text: str) -> Routing:
