@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from training.tones import GrayImage, match_tones, mix_amplitudes
 
@@ -102,15 +103,28 @@ def warp(
         reflect: continue beyond the image as in a mirror, not in black. Black corners alone would become a sign:
             unchanged images have none, and would be answered differently.
     """
-    height, width = image.shape
+    return warp_by(image, frame_matrix(image.shape, angle_deg, zoom, aspect, shift), reflect=reflect)
+
+
+def frame_matrix(
+    shape: tuple[int, ...], angle_deg: float, zoom: float, aspect: float, shift: np.ndarray
+) -> NDArray[np.float64]:
+    """Give ``(2, 3)``, from places in the frame of `warp` to the image's, counted from the first pixel's centre."""
+    height, width = shape[:2]
     cosine, sine = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
     stretch = np.sqrt(aspect)
     matrix = zoom * np.array([[cosine * stretch, -sine / stretch], [sine * stretch, cosine / stretch]])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     offset = centre + shift * (width, height) - matrix @ centre
+    return np.column_stack([matrix, offset])
+
+
+def warp_by(image: GrayImage, matrix: NDArray[np.float64], *, reflect: bool) -> GrayImage:
+    """Show the frame that `frame_matrix` describes; what lies beyond the image is as in `warp`."""
+    height, width = image.shape
     border = cv2.BORDER_REFLECT_101 if reflect else cv2.BORDER_CONSTANT
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(image, np.column_stack([matrix, offset]), (width, height), flags=flags, borderMode=border)
+    warped = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=border)
     return np.asarray(warped, dtype=np.float32)
 
 

@@ -100,8 +100,13 @@ def _paths_of(state: dict[str, Any]) -> dict[str, str]:
 
 def checkpoints(run: RunDirectory, monitor: str | None) -> list[ModelCheckpoint]:
     """Keep the best epoch by `monitor`, and the last one to resume from; without a monitor the last is the best."""
+    return [checkpoint(run, BEST_CHECKPOINT, monitor), checkpoint(run, LAST_CHECKPOINT)]
+
+
+def checkpoint(run: RunDirectory, name: str, monitor: str | None = None) -> ModelCheckpoint:
+    """Keep the best epoch by `monitor` under a name, or without one the last epoch."""
     chosen = {} if monitor is None else {"monitor": monitor, "mode": better(monitor)}
-    return [_Checkpoint(run.checkpoints, BEST_CHECKPOINT, **chosen), _Checkpoint(run.checkpoints, LAST_CHECKPOINT)]
+    return _Checkpoint(run.checkpoints, name, **chosen)
 
 
 class Record(Protocol):

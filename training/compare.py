@@ -48,9 +48,9 @@ def compare(results: Sequence[Result], output_dir: Path) -> list[Result]:
     Raises:
         ConfigurationError: there is no result, or the directory cannot be made.
     """
-    ranked = rank([result for result in results if result.task != Task.CSI])
+    ranked = rank([result for result in results if result.task not in (Task.CSI, Task.LANDMARKS)])
     if not ranked:
-        only = "; csi networks are not compared here, see `list`" if results else ""
+        only = "; networks of tasks csi and landmarks are not compared here, see `list`" if results else ""
         raise ConfigurationError(f"nothing to compare: no metrics_<split>.json of two classes found{only}")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)

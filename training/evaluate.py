@@ -249,15 +249,15 @@ def _draw_samples(
     return files, correlations
 
 
-def empty_samples_folder(output_dir: Path) -> Path:
-    """Give the folder of the samples, without those of an evaluation before.
+def empty_samples_folder(output_dir: Path, name: str = SAMPLES_FOLDER, pattern: str = "sample_*_cam.png") -> Path:
+    """Give the folder of the samples, without those of an evaluation before, whose names are of this pattern.
 
     Raises:
         ConfigurationError: it cannot be made.
     """
-    folder = output_dir / SAMPLES_FOLDER
+    folder = output_dir / name
     make_directory(folder)
-    for old in folder.glob("sample_*_cam.png"):
+    for old in folder.glob(pattern):
         old.unlink()
     return folder
 

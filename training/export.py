@@ -53,6 +53,15 @@ class Tolerance:
     cam: float
 
 
+@dataclass(frozen=True, slots=True)
+class LandmarkTolerance:
+    """The same of task landmarks; `landmarks` and `spread` in pixels of the input."""
+
+    landmarks: float
+    confidence: float
+    spread: float
+
+
 SINGLE_PRECISION: Final = Tolerance(probability=1e-4, cam=1e-3)
 """Of the graph as exported: only the order of additions differs."""
 HALF_PRECISION_WEIGHTS: Final = Tolerance(probability=5e-3, cam=0.05)
@@ -68,7 +77,7 @@ class ExportRequest:
         data_dir: where the validation images lie now; None means where the run read them.
         data_note: what the training images are and whence, for manifest and model card.
         licence: terms of images and weights, for manifest and model card.
-        measured_by: of task csi, the cross-validation that measured networks fitted likewise.
+        measured_by: of tasks csi and landmarks, the cross-validation that measured networks fitted likewise.
     """
 
     version: str
@@ -91,6 +100,10 @@ def export(run: RunDirectory, request: ExportRequest, store: ModelStore) -> Mode
         from training.zone_export import export_zones
 
         return export_zones(run, request, store)
+    if run.task is Task.LANDMARKS:
+        from training.landmark_export import export_landmarks
+
+        return export_landmarks(run, request, store)
     return _export_classes(run, request, store)
 
 
@@ -173,23 +186,28 @@ def _loaders(
     }
 
 
-def check_parity(served: nn.Module, engine: Engine, batches: Iterable[Batch], tolerance: Tolerance) -> dict[str, Any]:
+def check_parity(
+    served: nn.Module,
+    engine: Engine,
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    tolerance: Tolerance | LandmarkTolerance,
+) -> dict[str, Any]:
     """Compare engine and network on every image, and close the engine.
 
     Raises:
         ExportError: they differ by more than is let through.
     """
-    worst = dict.fromkeys(OUTPUT_NAMES, 0.0)
+    allowed = asdict(tolerance)
+    worst = dict.fromkeys(allowed, 0.0)
     count = 0
-    for image, _ in batches:
+    for image, *_ in batches:
         answers = engine.run(image.numpy())
         with torch.inference_mode():
-            expected = dict(zip(OUTPUT_NAMES, served(image), strict=True))
-        for name in OUTPUT_NAMES:
+            expected = dict(zip(allowed, served(image), strict=True))
+        for name in allowed:
             worst[name] = max(worst[name], float(np.abs(answers[name] - expected[name].numpy()).max()))
         count += len(image)
     engine.close()
-    allowed = asdict(tolerance)
     beyond = [
         f"{name} by {worst[name]:.2g} (allowed {allowed[name]:.2g})" for name in worst if worst[name] > allowed[name]
     ]

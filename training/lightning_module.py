@@ -208,7 +208,7 @@ def with_schedule(optimizer: Optimizer, name: str, steps: int, monitor: str) -> 
 
 def better(monitor: str) -> Literal["min", "max"]:
     """Say which way a monitored figure improves."""
-    return "min" if monitor.endswith("loss") else "max"
+    return "min" if monitor.endswith(("loss", "mre")) else "max"
 
 
 def _metrics(**more: Metric) -> nn.ModuleDict:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from models.errors import ConfigurationError
 from models.store.store import ModelStore
+from training.landmark_settings import LandmarkTrainSettings
 from training.results import REPORTS_FOLDER
 from training.run import AVERAGE_OF, KFOLD_FILE, RunDirectory
 from training.settings import TrainSettings, field_types
@@ -58,7 +59,7 @@ def settings_of(run: RunDirectory) -> dict[str, Any]:
     runs that it is the average of, with their weights. A run that was removed since is said to be.
     """
     config = run.read_json("config.json")
-    fields = {**TrainSettings.model_fields, **ZoneTrainSettings.model_fields}
+    fields = {**TrainSettings.model_fields, **ZoneTrainSettings.model_fields, **LandmarkTrainSettings.model_fields}
     paths = {name for name, field in fields.items() if Path in field_types(field.annotation)}
     kept = {name: value for name, value in config.items() if name not in paths}
     if config.get("init_from"):

@@ -43,7 +43,8 @@ class Result:
         pretrained: whether it began with published weights; None where nothing says so.
         epochs: how many were fitted, of a cross-validation the most of any fold; None where nothing says so.
         data_digest: of the images that it was measured on; None where only the split's name is known.
-        metrics: see `training.evaluation.classification_metrics`, of task csi `training.zone_evaluation.zone_metrics`.
+        metrics: see `training.evaluation.classification_metrics`, of task csi `training.zone_evaluation.zone_metrics`,
+            of task landmarks `training.landmark_evaluation.landmark_metrics`.
         task: what is answered; None where nothing says so.
     """
 

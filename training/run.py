@@ -12,7 +12,7 @@
     metrics_<split>.json          measures of the best epoch, calibrated; of `validation` and `validation_shifted`
     predictions_<split>.csv       file, label, person, calibrated probability
 
-Runs of task csi differ in the last four: see `training.zone_run`.
+Runs of tasks csi and landmarks differ in the last four: see `training.zone_run` and `training.landmark_run`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether the run was measured, which is the last thing that it does."""
         last = ["metrics_validation_shifted.json"]
-        if self.task is Task.CSI:
+        if self.task in (Task.CSI, Task.LANDMARKS):
             last = ["metrics_validation.json", "metrics_train.json"]
         return any((self.path / name).is_file() for name in last)
 

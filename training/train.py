@@ -13,7 +13,7 @@ from models.tasks import Task
 from training.fit import choose_accelerator
 from training.procedure import Procedure
 from training.progress import CONSOLE
-from training.run import LAST_CHECKPOINT, RunDirectory
+from training.run import KFOLD_FILE, LAST_CHECKPOINT, RunDirectory
 from training.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ def procedure_of(task: Task) -> AnyProcedure:
         from training.zones import Zones
 
         return Zones()
+    if task is Task.LANDMARKS:
+        from training.landmarks import Landmarks
+
+        return Landmarks()
     from training.classification import Classification
 
     return Classification()
@@ -48,7 +52,7 @@ def train(settings: RunSettings) -> RunDirectory:
     procedure = procedure_of(settings.task)
     settings = procedure.decide(settings)
     choose_accelerator(settings)
-    procedure.try_network(settings)
+    procedure.try_network(_of_fold(settings, settings.chosen_folds[0]) if settings.chosen_folds else settings)
     run = RunDirectory.create(settings.output_dir)
     try:
         data = procedure.read(settings)
@@ -103,15 +107,24 @@ def _resume_once(procedure: AnyProcedure, settings: RunSettings, run: RunDirecto
 
 def _check_unseen(procedure: AnyProcedure, settings: RunSettings, splits: Sequence[Any]) -> None:
     """Refuse to validate on persons from whom the weights that the run starts with were learnt."""
-    if settings.init_from is None:
-        return
-    seen = RunDirectory(settings.init_from).seen_images()
-    again = {pixels for sides in splits for pixels in procedure.held_out(sides)} & seen
-    if again:
-        raise ConfigurationError(
-            f"{settings.init_from}: was trained on {len(again)} of the images that would be held out; "
-            "give the --seed and --val-fraction of that run, so that the same persons are held out"
-        )
+    for number, sides in enumerate(splits):
+        if settings.chosen_folds and number not in settings.chosen_folds:
+            continue
+        start = _of_fold(settings, number).init_from
+        again = set(procedure.held_out(sides)) & RunDirectory(start).seen_images() if start is not None else ()
+        if again:
+            raise ConfigurationError(
+                f"{start}: was trained on {len(again)} of the images that would be held out; "
+                "give the --seed and --val-fraction of that run, so that the same persons are held out"
+            )
+
+
+def _of_fold(settings: RunSettings, fold: int) -> RunSettings:
+    """Let a fold start with the weights of the same fold, where --init-from names a cross-validation."""
+    start = settings.init_from
+    if settings.kfold is None or start is None or not (start / KFOLD_FILE).is_file():
+        return settings
+    return settings.model_copy(update={"init_from": start / f"fold-{fold}"})
 
 
 def _run_once(
@@ -146,7 +159,7 @@ def _cross_validate(
         if (fold_run.path / "config.json").is_file() and fold_run.is_finished:
             continue
         CONSOLE.print(f"fold {fold} of {settings.kfold}")
-        own = settings.model_copy(update={"kfold": None, "folds": None, "output_dir": fold_run.path})
+        own = _of_fold(settings, fold).model_copy(update={"kfold": None, "folds": None, "output_dir": fold_run.path})
         if (fold_run.path / "data.json").is_file():
             _resume_once(procedure, own, fold_run)
             continue

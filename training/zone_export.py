@@ -38,6 +38,7 @@ from training.export import (
     write_manifest,
 )
 from training.graded_images import grades_of
+from training.measuring_folds import CROSS_VALIDATION, measuring_folds, origin_in_words, runs_of
 from training.onnx_file import export_onnx, store_in_half_precision
 from training.progress import track
 from training.report import settings_of
@@ -58,16 +59,6 @@ from training.zone_run import (
 from training.zone_settings import ZoneTrainSettings
 from training.zone_targets import soft_targets
 
-CROSS_VALIDATION: Final = "cross_validation"
-"""Name of the figures of networks that were fitted likewise."""
-
-_MAY_DIFFER: Final = frozenset(
-    {
-        *("data_dir", "output_dir", "labels_csv", "weights", "init_from", "val_fraction", "kfold", "folds"),
-        *("num_workers", "threads", "cache_mb", "accelerator", "devices", "seed"),
-    }
-)
-"""Settings that do not say how a network is fitted."""
 _BATCH_SIZE: Final = 16
 
 
@@ -92,7 +83,7 @@ def export_zones(run: RunDirectory, request: ExportRequest, store: ModelStore) -
         raise ConfigurationError(f"{run.path}: not a finished run; go on with `train --resume`")
     data_dir = request.data_dir or settings.data_dir
     held_out = read_side(run, VALIDATION, data_dir)
-    folds = None if held_out else _cross_validation(request, settings, run)
+    folds = None if held_out else measuring_folds(run, request.measured_by, settings, _origin)
     fitted = load_fitted_zones(run.path, None if folds is None else read_zone_calibration(folds))
     images = held_out or read_side(run, TRAIN, data_dir)
     served = fitted.served
@@ -133,39 +124,8 @@ def export_zones(run: RunDirectory, request: ExportRequest, store: ModelStore) -
         return store.publish(Task.CSI, staging)
 
 
-def _cross_validation(request: ExportRequest, settings: ZoneTrainSettings, run: RunDirectory) -> RunDirectory:
-    """Give the cross-validation that measures a network which was fitted to everyone.
-
-    Raises:
-        ConfigurationError: none is named, it is not finished, was fitted otherwise, or on other images.
-    """
-    if request.measured_by is None:
-        raise ConfigurationError(
-            f"{run.path}: was fitted to everyone, so nobody is left to measure it on; name a finished cross-validation "
-            "of the same settings with --measured-by, or train with --val-fraction"
-        )
-    folds = RunDirectory(request.measured_by)
-    if not (folds.path / KFOLD_FILE).is_file():
-        raise ConfigurationError(f"{folds.path}: not a finished cross-validation; train with --kfold")
-    likewise = read_zone_settings(folds)
-    own, other = settings.model_dump(), likewise.model_dump()
-    differing = sorted(name for name in own if name not in _MAY_DIFFER and own[name] != other[name])
-    if _origin(settings) != _origin(likewise):  # by what it is, for a directory may have moved
-        differing.append("init_from")
-    if differing:
-        raise ConfigurationError(f"{folds.path}: was fitted otherwise than {run.path}: {', '.join(differing)}")
-    digests = {RunDirectory(path).read_json("data.json")["digest"] for path in (run.path, _folds_of(folds)[0].path)}
-    if len(digests) > 1:
-        raise ConfigurationError(f"{folds.path}: was fitted to other images than {run.path}")
-    return folds
-
-
-def _folds_of(folds: RunDirectory) -> list[RunDirectory]:
-    return [RunDirectory(folds.path / f"fold-{number}") for number in folds.read_json(KFOLD_FILE)["folds"]]
-
-
 def _of_folds(folds: RunDirectory) -> _Measured:
-    joined = joined_predictions(_folds_of(folds))
+    joined = joined_predictions(runs_of(folds))
     return _Measured(CROSS_VALIDATION, joined, folds.read_json(KFOLD_FILE)["splits"][VALIDATION]["pooled"])
 
 
@@ -220,8 +180,5 @@ def _draft_manifest(
 
 def _origin(settings: ZoneTrainSettings) -> str | None:
     """Say in words what the weights started from."""
-    if settings.init_from is not None:
-        origin = RunDirectory(settings.init_from)
-        digest = origin.read_json("data.json")["digest"]
-        return f"a network of task {origin.task}, fitted to images of digest {digest}"
-    return f"published weights of {settings.backbone}" if settings.pretrained else None
+    published = f"published weights of {settings.backbone}" if settings.pretrained else None
+    return origin_in_words(settings.init_from, published)

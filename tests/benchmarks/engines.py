@@ -25,14 +25,17 @@ from rich.table import Table
 from torch import nn
 
 from models.engines.providers import load_engine
+from models.networks.heatmap_table import heatmap_entry
 from models.networks.table import network_entry
 from models.networks.zone_network import ZoneFeatures, ZoneNetwork
 from models.networks.zone_table import zone_backbone
 from models.pixels.lung_fields import SIDE, find_lung_fields
 from models.settings import Settings, load
+from models.spine.schemas import landmark_schema
 from models.store.manifest import Manifest
 from models.store.store import ModelStore, open_version
 from models.tasks import Task
+from training.landmark_served import ServedLandmarks
 from training.served import ServedNetwork
 from training.zone_served import ServedZoneNetwork
 
@@ -110,6 +113,8 @@ def measure(directory: Path, options: argparse.Namespace) -> list[Cell]:
 
 def _in_pytorch(manifest: Manifest) -> nn.Module:
     """Build what was exported, at random weights."""
+    if manifest.task is Task.LANDMARKS:
+        return _landmarks_in_pytorch(manifest)
     if manifest.task is not Task.CSI:
         entry = network_entry(manifest.network)
         return ServedNetwork(entry, entry.build(len(manifest.labels), False), 1.0, 1)
@@ -117,6 +122,13 @@ def _in_pytorch(manifest: Manifest) -> nn.Module:
     features = ZoneFeatures(data["zones"])
     members = [ZoneNetwork(backbone.build(False, None), features) for _ in range(data["members"])]
     return ServedZoneNetwork(backbone, members, mirrored=data["mirrored"])
+
+
+def _landmarks_in_pytorch(manifest: Manifest) -> nn.Module:
+    entry, schema = heatmap_entry(manifest.network), landmark_schema(manifest.training_data["schema"])
+    mirrored = manifest.training_data["mirrored"]
+    is_logits = entry.loss == "softmax"
+    return ServedLandmarks(entry, schema, entry.build(schema, False), is_logits=is_logits, mirrored=mirrored)
 
 
 def _inferred(network: nn.Module, image: torch.Tensor) -> object:

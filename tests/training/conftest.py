@@ -1,6 +1,7 @@
 """Synthetic sets, and small networks.
 
 Class folders: noise is NORMAL, noise with a bright disc is PNEUMONIA. Zone scores: see `zone_sets`.
+Landmarks: see `landmark_sets`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from landmark_sets import AasceWriter, write_landmark_version
 from zone_sets import ZoneSetWriter, write_csi_version
+
+from training.datasets.landmark_images import LandmarkImages, read_landmark_images
 
 
 def write_class_folders(directory: Path, per_class: int, seed: int = 0) -> Path:
@@ -84,3 +88,27 @@ def csi_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def zone_set(tmp_path: Path) -> ZoneSetWriter:
     """An empty set of zone scores."""
     return ZoneSetWriter(tmp_path / "zones")
+
+
+@pytest.fixture(scope="session")
+def landmark_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose active version of task `landmarks` is 1.0.0, see `write_landmark_version`."""
+    store = tmp_path_factory.mktemp("store")
+    write_landmark_version(store / "landmarks" / "1.0.0")
+    (store / "landmarks" / "active.json").write_text('{"active": "1.0.0", "shadow": null}')
+    return store
+
+
+@pytest.fixture
+def aasce(tmp_path: Path) -> AasceWriter:
+    """An empty set of landmarks."""
+    return AasceWriter(tmp_path / "spines")
+
+
+@pytest.fixture(scope="session")
+def real_aasce() -> LandmarkImages:
+    """The published radiographs, those with faulty landmarks among them; skips where they are not there."""
+    directory = Path(__file__).parents[2].parent / "shared" / "data" / "aasce"
+    if not directory.is_dir():
+        pytest.skip("no ../shared/data/aasce")
+    return read_landmark_images(directory, keep_faulty=True)

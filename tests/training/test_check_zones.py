@@ -167,7 +167,7 @@ def test_people_get_a_table_of_zones_and_classes(sound: ZoneSetWriter, capsys: p
         (["--format", "nih-csv"], "format nih-csv: unknown; known are auto, csi, brixia"),
         (["--exclude", "i99"], "--exclude: the table names no i99"),
         (["--exclude", "none.txt"], "none.txt: cannot be read as a list of names"),
-        (["--task", "pneumonia", "--exclude", "i00"], "--exclude: of task csi only"),
+        (["--task", "pneumonia", "--exclude", "i00"], "--exclude: of tasks csi and landmarks only"),
     ],
     ids=["split", "limit", "format", "unknown", "list", "exclude"],
 )

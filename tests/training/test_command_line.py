@@ -188,7 +188,7 @@ def test_export_refuses_images_that_changed(
         (["--epochs", "0"], "EPOCHS"),
         (["--network", "resnet"], "network resnet: unknown"),
         (["--task", "csi"], "neither a table of CSI"),
-        (["--task", "landmarks"], "task landmarks: cannot be trained yet"),
+        (["--task", "landmarks"], "no landmarks in a known format"),
         (["--data-dir", "/nonexistent"], "/nonexistent: no such directory"),
         (["--optimizer", "sgd"], "OPTIMIZER"),
         (["--folds", "0"], "folds are given without kfold"),

@@ -250,7 +250,7 @@ def test_a_limit_is_of_the_whole_set_and_a_split_names_the_files(
         (["--split", "../up"], "letters, digits"),
         (["--exclude", "i99"], "--exclude: the table names no i99"),
         (["--exclude", "none.txt"], "none.txt: cannot be read as a list of names"),
-        (["--task", "pneumonia", "--exclude", "i00"], "--exclude: of task csi only"),
+        (["--task", "pneumonia", "--exclude", "i00"], "--exclude: of tasks csi and landmarks only"),
         (["--limit", "0"], "--limit: at least 1"),
     ],
     ids=["data", "format", "other-format", "version", "method", "split", "unknown", "list", "exclude", "limit"],

@@ -15,7 +15,8 @@ _EPILOG: Final = """example:
 
 Writes <store>/<task>/<version>/ with network.onnx, manifest.json and report/. A version is never replaced.
 
-A csi network that was fitted to everyone (--val-fraction 0) is measured by a cross-validation with the same settings:
+A network of csi or landmarks that was fitted to everyone (--val-fraction 0) is measured by a cross-validation with
+the same settings:
 
   python -m training export --run runs/csi --measured-by runs/csi-folds --version 1.0.0 --store models-store
 
@@ -32,9 +33,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--report-only", action="store_true", help="keep the run's report alone, under this name")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the training images lie now, if moved")
     parser.add_argument("--data-note", default="Not described.", metavar="TEXT", help="what the training images are")
-    parser.add_argument(
-        "--measured-by", type=Path, metavar="DIR", help="of csi: cross-validation of networks fitted likewise"
-    )
+    parser.add_argument("--measured-by", type=Path, metavar="DIR", help="cross-validation of networks fitted likewise")
     parser.add_argument("--licence", default="Not stated.", metavar="TEXT", help="terms of images and weights")
 
 

@@ -23,7 +23,7 @@ Shows the versions of the model store, which of them serves, and what was measur
 evaluations and cross-validations below a directory."""
 
 _PREFERRED_SPLITS: Final = ("test", "validation_shifted", "validation_perturbed", "validation", "cross_validation")
-_FIGURES: Final = {"accuracy": "accuracy", "ROC-AUC": "roc_auc", "kappa": "kappa_quadratic"}
+_FIGURES: Final = {"accuracy": "accuracy", "ROC-AUC": "roc_auc", "kappa": "kappa_quadratic", "MRE px": "mre_px"}
 """Columns and the measures in them; a network has those of its task."""
 _BYTES_PER_MB: Final = 1e6
 

@@ -13,6 +13,7 @@ from models.tasks import Task
 from training.classes import CLASSES
 from training.commands.command import Command
 from training.datasets.exclusions import read_exclusions
+from training.landmark_settings import LandmarkTrainSettings
 from training.settings import RunSettings, TrainSettings, field_types
 from training.zone_settings import ZoneTrainSettings
 
@@ -36,12 +37,16 @@ With RAD-DINO, --weights names the directory of its files.
 `check-data` looks a set over first. What is not given comes from the network's own recipe. Options may also stand in
 the table [training], of csi [csi_training], of the RADSTREAM_CONFIG file. Curves: tensorboard --logdir runs."""
 
+TASKS: Final = (*CLASSES, Task.CSI, Task.LANDMARKS)
+"""Every task that can be trained."""
+
 _ALIASES: Final = {"image_size": ("--img-size",)}
 _PATHS: Final = {"data_dir": "DIR", "output_dir": "DIR", "init_from": "DIR", "labels_csv": "FILE", "weights": "PATH"}
 _KINDS: Final[tuple[tuple[str, type[RunSettings]], ...]] = (
     ("for every task", RunSettings),
     ("for tasks pneumonia and normality", TrainSettings),
     ("for task csi", ZoneTrainSettings),
+    ("for task landmarks", LandmarkTrainSettings),
 )
 
 
@@ -53,9 +58,11 @@ def settings_class_of(task: Task) -> type[RunSettings]:
     """
     if task is Task.CSI:
         return ZoneTrainSettings
+    if task is Task.LANDMARKS:
+        return LandmarkTrainSettings
     if task in CLASSES:
         return TrainSettings
-    raise ConfigurationError(f"task {task}: cannot be trained yet; tasks are {', '.join((*CLASSES, Task.CSI))}")
+    raise ConfigurationError(f"task {task}: cannot be trained yet; tasks are {', '.join(TASKS)}")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +106,7 @@ def _with_both(name: str, text: str, kinds: tuple[tuple[str, type[RunSettings]],
 
 def _metavar(name: str, kinds: tuple[tuple[str, type[RunSettings]], ...]) -> str:
     if name == "task":
-        return "{" + ",".join((*CLASSES, Task.CSI)) + "}"
+        return "{" + ",".join(TASKS) + "}"
     annotations = [kind.model_fields[name].annotation for _, kind in kinds if name in kind.model_fields]
     types = [each for annotation in annotations for each in field_types(annotation)]
     choices = [choice for each in types if get_origin(each) is Literal for choice in get_args(each)]
@@ -116,8 +123,14 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     known = {name for _, kind in _KINDS for name in kind.model_fields}
     given = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
     if isinstance(given.get("exclude"), str):
-        given["exclude"] = read_exclusions(name.strip() for name in given["exclude"].split(",") if name.strip())
+        given["exclude"] = read_exclusions(_parts(given["exclude"]))
+    if isinstance(given.get("freeze"), str):
+        given["freeze"] = _parts(given["freeze"])
     return given
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def chosen_settings(given: dict[str, Any]) -> RunSettings:
@@ -129,9 +142,7 @@ def chosen_settings(given: dict[str, Any]) -> RunSettings:
     try:
         task = Task(given.get("task", Task.PNEUMONIA))
     except ValueError:
-        raise ConfigurationError(
-            f"task {given['task']}: unknown; tasks are {', '.join((*CLASSES, Task.CSI))}"
-        ) from None
+        raise ConfigurationError(f"task {given['task']}: unknown; tasks are {', '.join(TASKS)}") from None
     kind = settings_class_of(task)
     foreign = sorted(set(given) - set(kind.model_fields))
     if foreign:

@@ -150,9 +150,7 @@ def _same_pixels(images: Sequence[LabelledImage]) -> list[Problem]:
 
 
 def _persons_in_two_splits(images: Sequence[LabelledImage]) -> list[Problem]:
-    leaks = [
-        group for group in _grouped(images, lambda image: image.person) if differ(group, lambda image: image.split)
-    ]
+    leaks = [group for group in grouped(images, lambda image: image.person) if differ(group, lambda image: image.split)]
     if not leaks:
         return []
     message = (
@@ -163,7 +161,7 @@ def _persons_in_two_splits(images: Sequence[LabelledImage]) -> list[Problem]:
 
 
 def _persons_in_both_classes(images: Sequence[LabelledImage]) -> list[Problem]:
-    both = [group for group in _grouped(images, lambda image: image.person) if differ(group, lambda image: image.label)]
+    both = [group for group in grouped(images, lambda image: image.person) if differ(group, lambda image: image.label)]
     if not both:
         return []
     message = (
@@ -246,10 +244,11 @@ def gravest_first(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 def copies_of(images: Iterable[Image]) -> list[list[Image]]:
     """Give the groups of two and more images that have the same pixels."""
-    return [group for group in _grouped(images, lambda image: image.pixels_sha256) if len(group) > 1]
+    return [group for group in grouped(images, lambda image: image.pixels_sha256) if len(group) > 1]
 
 
-def _grouped(images: Iterable[Image], key: Callable[[Image], Hashable]) -> list[list[Image]]:
+def grouped(images: Iterable[Image], key: Callable[[Image], Hashable]) -> list[list[Image]]:
+    """Give the groups of images that have something in common, in the order of their first images."""
     groups: dict[Hashable, list[Image]] = defaultdict(list)
     for image in images:
         groups[key(image)].append(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from training.datasets.reading import read_radiograph
 
 Batch = tuple[Tensor, Tensor]
 """``image (N, 1, H, W) float32 in [0, 1]`` and ``label (N) int64``, or targets ``(N, 6, 5) float32`` of zones."""
+
+T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES: Final = 2 * 1024**3
 
@@ -195,14 +197,14 @@ class Radiographs(Dataset[Batch]):
         return self._read(int(of_one_class[random.integers(len(of_one_class))]))
 
 
-def in_order(dataset: Dataset[Batch], batch_size: int, workers: int) -> DataLoader[Batch]:
+def in_order(dataset: Dataset[T], batch_size: int, workers: int) -> DataLoader[T]:
     """Give every image once, in order."""
     return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
 
 
 def shuffled(
-    dataset: Dataset[Batch], batch_size: int, workers: int, stream: tuple[int, ...], devices: int = 1
-) -> DataLoader[Batch]:
+    dataset: Dataset[T], batch_size: int, workers: int, stream: tuple[int, ...], devices: int = 1
+) -> DataLoader[T]:
     """Give every image once, in an order that depends on `stream`; a last batch of one is left out.
 
     Batch-norm cannot be trained on one image. Lightning shares the images out evenly between `devices`.

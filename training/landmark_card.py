@@ -1,0 +1,83 @@
+"""The model card of a version of task landmarks: what a reader must know before trusting it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from models.identity import DISCLAIMER
+from models.store.manifest import Manifest
+from training.model_card import counted, figure
+
+_ROWS: Final = {
+    "n": "images",
+    "landmarks": "landmarks",
+    "mre_px": "mean radial error, px of 512",
+    "sdr_6": "within 6 px, %",
+    "sdr_12": "within 12 px, %",
+    "sdr_18": "within 18 px, %",
+    "sdr_24": "within 24 px, %",
+    "mre_mm": "mean radial error, mm",
+    "cobb_smape": "Cobb SMAPE, %",
+    "cobb_mae": "Cobb mean absolute error, degrees",
+}
+_SPLITS: Final = {
+    "validation": "persons who were held out of this very network, answered by the exported file",
+    "cross_validation": "persons answered by networks that were fitted likewise without them; the version itself was "
+    "fitted to everyone, so its own figures on these images would say nothing",
+}
+_DIGITS: Final = 2
+
+
+def landmark_card(manifest: Manifest) -> str:
+    """Give the card as Markdown."""
+    spec, data = manifest.input_spec, manifest.training_data
+    twice = ", the mean over the film and its mirror image" if data.get("mirrored") else ""
+    lines = [
+        f"# {manifest.task} {manifest.version}",
+        "",
+        f"**{DISCLAIMER}.**",
+        "",
+        f"Network `{manifest.network}`, input {spec.height} x {spec.width} pixels, letterboxed{twice}. "
+        f"{len(manifest.labels)} landmarks of schema `{data.get('schema')}`.",
+        "",
+        "## Training data",
+        "",
+        f"{data.get('description') or 'Not described.'}",
+        "",
+        *(f"- {side}: {counted(figures)}" for side, figures in data.get("counts", {}).items() if figures.get("images")),
+        f"- left out for doubtful labels: {data.get('faulty', 0)}",
+        f"- start: {data.get('pretrained') or 'random weights'}",
+        "",
+        *_measured(manifest),
+        "## Limits",
+        "",
+        "Whole spines from the front, as routing sends them. It answers for whatever it is shown, and names the upper",
+        "most of 17 vertebrae T1: a film without all of T1 to L5, or a spine with another number of vertebrae, gets",
+        "names that are wrong by one or more. An angle is as good as the end plates that it is measured on.",
+        "",
+        "## Licence",
+        "",
+        manifest.licence,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(manifest: Manifest) -> list[str]:
+    lines = ["## Measured", "", "In brackets the 95 % interval, persons resampled.", ""]
+    for split, metrics in manifest.metrics.items():
+        lines += [f"`{split}`: {_SPLITS.get(split, 'no description')}.", "", "| measure | |", "| --- | --- |"]
+        lines += [f"| {words} | {figure(metrics, name, _DIGITS)} |" for name, words in _ROWS.items()]
+        lines += ["", *_review(metrics.get("review")), ""]
+    return lines
+
+
+def _review(review: dict[str, Any] | None) -> list[str]:
+    if review is None:
+        return []
+    flagged, missed = 100 * review["flagged_of_sound"], 100 * review["flagged_of_unsound"]
+    return [
+        f"A vertebra with a landmark below confidence {review['confidence']:.3f} is flagged for review. So are "
+        f"{flagged:.0f} % of the films whose every landmark lies within 18 px, and {missed:.0f} % of the others, which "
+        f"are {100 * review['unsound']:.0f} % of all."
+    ]

@@ -1,0 +1,74 @@
+"""What is exported of a landmark network: everything before and after it that training and serving must share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.heatmap_decoding import DECODERS, heat_spread, peak_heat, spatial_softmax, window_mass
+from models.networks.heatmap_network import HeatmapNetwork
+from models.networks.heatmap_table import HeatmapEntry
+from models.networks.network import Normalise
+from models.spine.schemas import LandmarkSchema
+
+LANDMARK_OUTPUTS: Final = ("landmarks", "confidence", "spread")
+
+
+class ServedLandmarks(nn.Module):
+    """``image (N, 1, H, W) float32 in [0, 1]`` to ``landmarks``, ``confidence`` and ``spread``.
+
+    ``landmarks (N, K, 2)`` are x and y in pixels of the input. ``confidence (N, K)`` in [0, 1] is the share of the
+    network's belief that lies about the landmark where heatmaps are distributions, else the heat there. ``spread (N,
+    K)`` is the standard deviation of a landmark's place in pixels of the input: the one that the network predicts, else
+    that of the heat about it.
+
+    Args:
+        entry: of the network.
+        schema: of the landmarks.
+        network: fitted.
+        is_logits: heatmaps are logits of a distribution over the cells.
+        mirrored: ask about the mirror image too, and take the mean of both heatmaps, sides put back. Of frontal views
+            alone. The input's width is a multiple of the stride, so that cells fall on cells.
+    """
+
+    def __init__(
+        self,
+        entry: HeatmapEntry,
+        schema: LandmarkSchema,
+        network: HeatmapNetwork,
+        *,
+        is_logits: bool,
+        mirrored: bool,
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise(entry.mean, entry.std)
+        self.network = network
+        self.is_logits = is_logits
+        self.mirrored = mirrored
+        self.mirrored_order = list(schema.mirrored_order)
+        self.decode = DECODERS[entry.decoding]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give ``landmarks``, ``confidence`` and ``spread``."""
+        seen = torch.cat([image, image.flip(3)]) if self.mirrored else image
+        heat, sigma = self.network(self.normalise(seen))
+        if self.is_logits:
+            heat = spatial_softmax(heat)
+        heat = self._mean_of_views(heat, flips=True)
+        stride = self.network.stride
+        confidence = window_mass(heat, stride) if self.is_logits else peak_heat(heat)
+        spread = heat_spread(heat, stride)
+        if sigma is not None:
+            spread = self._mean_of_views(sigma.square().mean(dim=2)).sqrt()
+        return self.decode(heat, stride), confidence.clamp(0.0, 1.0), spread
+
+    def _mean_of_views(self, values: Tensor, *, flips: bool = False) -> Tensor:
+        """Join film and mirror image, ``(2N, K, ...)``, where there are both; maps are flipped back."""
+        if not self.mirrored:
+            return values
+        plain, mirrored = torch.unflatten(values, 0, (2, -1))
+        back = mirrored[:, self.mirrored_order]
+        joined: Tensor = (plain + (back.flip(3) if flips else back)) / 2
+        return joined
