@@ -202,6 +202,7 @@ def _draft_manifest(
             "faulty": len(data["faulty"]),
             "pretrained": _origin(settings),
             "mirrored": settings.mirrored,
+            "alignment": settings.alignment,
         },
         licence=request.licence,
         created=datetime.now(UTC).replace(microsecond=0),

@@ -87,5 +87,12 @@ def load_fitted_landmarks(path: Path) -> FittedLandmarks:
     network = entry.build(schema, False)
     load_weights(network, run.read_weights(), path)
     plan = landmark_plan_of(settings, entry)
-    served = ServedLandmarks(entry, schema, network, is_logits=plan.loss == "softmax", mirrored=settings.mirrored)
+    served = ServedLandmarks(
+        entry,
+        schema,
+        network,
+        is_logits=plan.loss == "softmax",
+        mirrored=settings.mirrored,
+        alignment=settings.alignment,
+    )
     return FittedLandmarks(served.eval(), entry, schema, plan.input_spec)

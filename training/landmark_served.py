@@ -11,6 +11,7 @@ from models.networks.heatmap_decoding import DECODERS, heat_spread, peak_heat, s
 from models.networks.heatmap_network import HeatmapNetwork
 from models.networks.heatmap_table import HeatmapEntry
 from models.networks.network import Normalise
+from models.networks.vertebra_alignment import align_vertebrae, can_align
 from models.spine.schemas import LandmarkSchema
 
 LANDMARK_OUTPUTS: Final = ("landmarks", "confidence", "spread")
@@ -29,6 +30,7 @@ class ServedLandmarks(nn.Module):
         schema: of the landmarks.
         network: fitted.
         is_logits: heatmaps are logits of a distribution over the cells.
+        alignment: how far each vertebra is turned square to the column, see `models.networks.vertebra_alignment`.
         mirrored: ask about the mirror image too, and take the mean of both heatmaps, sides put back. Of frontal views
             alone. The input's width is a multiple of the stride, so that cells fall on cells.
     """
@@ -41,6 +43,7 @@ class ServedLandmarks(nn.Module):
         *,
         is_logits: bool,
         mirrored: bool,
+        alignment: float = 0.0,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(entry.mean, entry.std)
@@ -49,6 +52,7 @@ class ServedLandmarks(nn.Module):
         self.mirrored = mirrored
         self.mirrored_order = list(schema.mirrored_order)
         self.decode = DECODERS[entry.decoding]
+        self.alignment = alignment if can_align(schema) else 0.0
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give ``landmarks``, ``confidence`` and ``spread``."""
@@ -62,7 +66,10 @@ class ServedLandmarks(nn.Module):
         spread = heat_spread(heat, stride)
         if sigma is not None:
             spread = self._mean_of_views(sigma.square().mean(dim=2)).sqrt()
-        return self.decode(heat, stride), confidence.clamp(0.0, 1.0), spread
+        points = self.decode(heat, stride)
+        if self.alignment:
+            points = align_vertebrae(points, self.alignment)
+        return points, confidence.clamp(0.0, 1.0), spread
 
     def _mean_of_views(self, values: Tensor, *, flips: bool = False) -> Tensor:
         """Join film and mirror image, ``(2N, K, ...)``, where there are both; maps are flipped back."""

@@ -51,6 +51,9 @@ class LandmarkTrainSettings(RunSettings):
     mirrored: bool = Field(
         True, description="answer with the mean over a film and its mirror image; frontal views only"
     )
+    alignment: float = Field(
+        1.0, ge=0, le=1, description="how far vertebrae of frontal views are turned square to the column; 0 does not"
+    )
 
     backbone_lr: float | None = Field(None, gt=0, description="learning rate of the backbone; lr is that of the rest")
     loss: Literal["mse", "adaptive_wing", "maht", "softmax"] | None = Field(None, description="what is made least")

@@ -126,9 +126,14 @@ def _in_pytorch(manifest: Manifest) -> nn.Module:
 
 def _landmarks_in_pytorch(manifest: Manifest) -> nn.Module:
     entry, schema = heatmap_entry(manifest.network), landmark_schema(manifest.training_data["schema"])
-    mirrored = manifest.training_data["mirrored"]
-    is_logits = entry.loss == "softmax"
-    return ServedLandmarks(entry, schema, entry.build(schema, False), is_logits=is_logits, mirrored=mirrored)
+    return ServedLandmarks(
+        entry,
+        schema,
+        entry.build(schema, False),
+        is_logits=entry.loss == "softmax",
+        mirrored=manifest.training_data["mirrored"],
+        alignment=manifest.training_data["alignment"],
+    )
 
 
 def _inferred(network: nn.Module, image: torch.Tensor) -> object:

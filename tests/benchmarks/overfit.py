@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import default_collate
 
 from models.networks.heatmap_decoding import DECODERS, spatial_softmax
@@ -106,7 +107,8 @@ def learn(name: str, schema: LandmarkSchema, batch: LandmarkBatch, steps: int, l
 
 
 def mean_radial_error(model: LandmarkModel, batch: LandmarkBatch) -> float:
-    """Measure the network as it would serve, in letterbox pixels."""
+    """Measure the network as it would serve, in letterbox pixels, with the batch-norm statistics of this batch."""
+    _settle_norms(model, batch)
     model.eval()
     with torch.inference_mode():
         heat = model.heatmaps(batch.image).heatmaps
@@ -114,6 +116,20 @@ def mean_radial_error(model: LandmarkModel, batch: LandmarkBatch) -> float:
         found = DECODERS[model.entry.decoding](heat, model.network.stride)
     away = (found - batch.points).norm(dim=2) * batch.unit[:, None]
     return float(away[torch.isfinite(away)].mean())
+
+
+def _settle_norms(model: LandmarkModel, batch: LandmarkBatch) -> None:
+    """Take batch-norm's statistics from one pass: networks whose running means are slow need thousands of steps."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()  # without dropout
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.heatmaps(batch.image)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _parser() -> argparse.ArgumentParser:
