@@ -106,6 +106,9 @@ _ENTRIES: Final = (
         published=network_entry("efficientnet_lite0").published,
         loss="softmax",
         decoding=Decoding.EXPECTATION,
+        lr=2e-3,
+        backbone_lr=1e-3,
+        freeze=("_conv_stem", "_bn0", "_blocks.0"),  # half of the time of a step, and edges are edges
     ),
 )
 
