@@ -51,9 +51,10 @@ def landmark_card(manifest: Manifest) -> str:
         *_measured(manifest),
         "## Limits",
         "",
-        "Whole spines from the front, as routing sends them. It answers for whatever it is shown, and names the upper",
-        "most of 17 vertebrae T1: a film without all of T1 to L5, or a spine with another number of vertebrae, gets",
-        "names that are wrong by one or more. An angle is as good as the end plates that it is measured on.",
+        "Whole spines from the front, as routing sends them. It answers for whatever it is shown, and names 17",
+        "vertebrae T1 to L5: a film that does not show all, or a spine with another number of vertebrae, gets names",
+        "that are wrong by one or more; so do films on which it cannot tell the first one, see the share within 24 px.",
+        *_alignment(data.get("alignment", 0.0)),
         "",
         "## Licence",
         "",
@@ -61,6 +62,15 @@ def landmark_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _alignment(share: float) -> list[str]:
+    if not share:
+        return ["An angle is as good as the end plates that it is measured on."]
+    return [
+        f"Each vertebra is turned square to the line of the column by a share of {share:g} before it is given: a body",
+        "that is wedged or tilted against its neighbours is shown less so.",
+    ]
 
 
 def _measured(manifest: Manifest) -> list[str]:

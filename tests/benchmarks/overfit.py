@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -22,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import default_collate
 
 from models.networks.heatmap_decoding import DECODERS, spatial_softmax
-from models.networks.heatmap_table import HEATMAP_NETWORKS, heatmap_entry
+from models.networks.heatmap_table import HEATMAP_NETWORKS, LandmarkLossKind, heatmap_entry
 from models.pixels.spec import InputSpec, Resize
 from models.spine.schemas import LandmarkSchema
 from training.datasets.landmark_images import LandmarkImages, read_landmark_images
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch = _batch_of(images, spec)
     courses = []
     for name in options.networks.split(","):
-        course = learn(name, images.schema, batch, options.steps, options.lr, console)
+        course = learn(
+            name, images.schema, batch, steps=options.steps, lr=options.lr, kind=options.loss, console=console
+        )
         courses.append(course)
         fall = course.first_loss / course.last_loss
         console.print(
@@ -78,12 +81,22 @@ def _batch_of(images: LandmarkImages, spec: InputSpec) -> LandmarkBatch:
     return batch
 
 
-def learn(name: str, schema: LandmarkSchema, batch: LandmarkBatch, steps: int, lr: float, console: Console) -> Course:
+def learn(
+    name: str,
+    schema: LandmarkSchema,
+    batch: LandmarkBatch,
+    *,
+    steps: int,
+    lr: float,
+    kind: LandmarkLossKind | None,
+    console: Console,
+) -> Course:
     """Fit one network to one batch until it knows it by heart, or for so many steps."""
     torch.manual_seed(0)
     entry = heatmap_entry(name)
     model = LandmarkModel(entry, schema, entry.build(schema, pretrained=False))
-    loss_of = LandmarkLoss(entry.loss, schema, model.network.stride, sigma_px=4.0)
+    kind = kind or entry.loss
+    loss_of = LandmarkLoss(kind, schema, model.network.stride, sigma_px=4.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     began, first = time.perf_counter(), (0.0, 0.0)
     loss = mre = float("nan")
@@ -98,7 +111,7 @@ def learn(name: str, schema: LandmarkSchema, batch: LandmarkBatch, steps: int, l
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
         if step == 1 or step % _LOOK_EVERY == 0:
-            loss, mre = float(fitted.detach()), mean_radial_error(model, batch)
+            loss, mre = float(fitted.detach()), mean_radial_error(model, batch, kind)
             first = (loss, mre) if step == 1 else first
             console.print(f"  {name} step {step}: loss {loss:.4f}, MRE {mre:.2f} px")
             if mre < ENOUGH_PX:
@@ -106,13 +119,13 @@ def learn(name: str, schema: LandmarkSchema, batch: LandmarkBatch, steps: int, l
     return Course(name, step, time.perf_counter() - began, first[0], loss, first[1], mre)
 
 
-def mean_radial_error(model: LandmarkModel, batch: LandmarkBatch) -> float:
+def mean_radial_error(model: LandmarkModel, batch: LandmarkBatch, kind: LandmarkLossKind) -> float:
     """Measure the network as it would serve, in letterbox pixels, with the batch-norm statistics of this batch."""
     _settle_norms(model, batch)
     model.eval()
     with torch.inference_mode():
         heat = model.heatmaps(batch.image).heatmaps
-        heat = spatial_softmax(heat) if model.entry.loss == "softmax" else heat
+        heat = spatial_softmax(heat) if kind == "softmax" else heat
         found = DECODERS[model.entry.decoding](heat, model.network.stride)
     away = (found - batch.points).norm(dim=2) * batch.unit[:, None]
     return float(away[torch.isfinite(away)].mean())
@@ -140,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=4, help="how many films (default 4)")
     parser.add_argument("--steps", type=int, default=400, help="at most (default 400)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
+    parser.add_argument("--loss", choices=get_args(LandmarkLossKind), help="default that of the network's recipe")
     parser.add_argument("--height", type=int, default=192, help="of the input, pixels")
     parser.add_argument("--width", type=int, default=96, help="of the input, pixels")
     parser.add_argument("--threads", type=int, help="of the arithmetic; default all cores")

@@ -143,6 +143,8 @@ def test_real_spines_are_located_by_the_shipped_network(feeds: Feeds, archive: R
             BitsAllocated=8,
             BitsStored=8,
             HighBit=7,
+            WindowCenter=127.5,
+            WindowWidth=256,
             Rows=film.shape[0],
             Columns=film.shape[1],
             PixelData=film.tobytes() + b"\0" * (film.size % 2),
