@@ -59,4 +59,5 @@ def _along(middles: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=2, keepdim=True).clamp_min(_LEAST_LENGTH)
+    unit: Tensor = vectors / vectors.norm(dim=2, keepdim=True).clamp_min(_LEAST_LENGTH)
+    return unit
