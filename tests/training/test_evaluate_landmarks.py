@@ -298,7 +298,7 @@ def landmark_run(tmp_path: Path, landmark_store: Path, monkeypatch: pytest.Monke
     (tmp_path / "run" / "config.json").write_text('{"task": "landmarks"}')
     module = ModuleType("training.landmark_checkpoint")
 
-    def open_run(path: Path, *, threads: int | None = None) -> EngineLandmarkSubject:
+    def open_run(path: Path, *, threads: int | None = None, dropout_passes: int | None = None) -> EngineLandmarkSubject:
         assert path == tmp_path / "run"
         return EngineLandmarkSubject.open(landmark_store, "active", threads=threads)
 
