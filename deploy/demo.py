@@ -38,9 +38,12 @@ RADIOGRAPHS: Final = {
 SETTLE_TIMEOUT_S: Final = 300.0
 
 _ZONE_SCORES: Final = tuple(f"csi_{zone}" for zone in ZONES)
+_VERSIONS: Final = ("pneumonia_version", "csi_version", "landmarks_version")
+"""Each that answered an instance makes a picture of it."""
 _FINDINGS: Final = text(
     "SELECT sop_instance_uid, modality, body_part_examined, view_position, state, reason, pneumonia_label,"
-    f" pneumonia_probability, pneumonia_version, csi_version, csi_mean, {', '.join(_ZONE_SCORES)}, delivered_at"
+    f" pneumonia_probability, pneumonia_version, csi_version, csi_mean, {', '.join(_ZONE_SCORES)}, landmarks_version,"
+    " landmarks_review, cobb_main, cobb_main_upper_vertebra, cobb_main_lower_vertebra, delivered_at"
     " FROM instance_findings ORDER BY received_at"
 )
 
@@ -105,7 +108,7 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
     for path in made:
         console.print(f"  {path}")
     console.print(f"\n{DISCLAIMER}.")
-    expected = sum(row[version] is not None for row in rows for version in ("pneumonia_version", "csi_version"))
+    expected = sum(row[version] is not None for row in rows for version in _VERSIONS)
     return settled and len(made) == expected
 
 
@@ -135,8 +138,12 @@ def _print_findings(console: Console, sent: list[Sent], rows: list[dict[str, Any
     first_file: dict[str, str] = {}
     table = Table(title="Findings per instance", title_justify="left", header_style="bold")
     has_csi = any(row["csi_version"] is not None for row in rows)
-    names = ("file", "sent", "modality", "body part", "view", "state", "why", "finding", "probability")
-    for name in (*names, "mean CSI", "zones") if has_csi else names:
+    has_spines = any(row["landmarks_version"] is not None for row in rows)
+    for name in (
+        *("file", "sent", "modality", "body part", "view", "state", "why", "finding", "probability"),
+        *(("mean CSI", "zones") if has_csi else ()),
+        *(("main Cobb angle",) if has_spines else ()),
+    ):
         table.add_column(name)
     for item in sent:
         row = by_uid.get(item.sop_instance_uid, {})
@@ -159,8 +166,19 @@ def _print_findings(console: Console, sent: list[Sent], rows: list[dict[str, Any
             row.get("pneumonia_label") or "",
             f"{probability:.3f}" if probability is not None else "",
             *(_congestion(row) if has_csi else ()),
+            *((_main_angle(row),) if has_spines else ()),
         )
     console.print(table)
+
+
+def _main_angle(row: dict[str, Any]) -> str:
+    """Give the main Cobb angle with its end vertebrae, and whether somebody should look; empty where not analysed."""
+    if row.get("landmarks_version") is None:
+        return ""
+    review = " (review)" if row["landmarks_review"] else ""
+    if row["cobb_main"] is None:
+        return f"none{review}"
+    return f"{row['cobb_main']:.1f}° {row['cobb_main_upper_vertebra']}-{row['cobb_main_lower_vertebra']}{review}"
 
 
 def _congestion(row: dict[str, Any]) -> tuple[str, str]:
