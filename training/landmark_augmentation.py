@@ -30,6 +30,9 @@ class LandmarkAugmentation:
     Attributes:
         schema: whose sides a flip swaps.
         strength: factor of every range; 0 changes nothing but, by `flip`, the side.
+        framing: factor of what moves the column up and down in its film: zoom, aspect, and the vertical shift. Films
+            of whole spines are cut from T1 to the sacrum, so that where a vertebra stands in its film tells its level
+            better than its looks do.
         rotation_deg: largest rotation to either side.
         zoom: largest natural logarithm of the change of size.
         aspect: largest natural logarithm of the change of width to height.
@@ -42,6 +45,7 @@ class LandmarkAugmentation:
     schema: LandmarkSchema
     flip: float
     strength: float = 1.0
+    framing: float = 1.0
     rotation_deg: float = 10.0
     zoom: float = 0.15
     aspect: float = 0.12
@@ -100,7 +104,8 @@ class LandmarkAugmentation:
         angle, zoom, aspect = (
             self.strength * random.uniform(-most, most) for most in (self.rotation_deg, self.zoom, self.aspect)
         )
-        shift = self.strength * random.uniform(-self.shift, self.shift, 2)
+        shift = self.strength * random.uniform(-self.shift, self.shift, 2) * (1.0, self.framing)
+        zoom, aspect = self.framing * zoom, self.framing * aspect
         matrix = frame_matrix(image.shape, angle, float(np.exp(zoom)), float(np.exp(aspect)), shift)
         return warp_by(image, matrix, reflect=False), warp_points(points, matrix)
 

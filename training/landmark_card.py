@@ -54,6 +54,7 @@ def landmark_card(manifest: Manifest) -> str:
         "Whole spines from the front, as routing sends them. It answers for whatever it is shown, and names 17",
         "vertebrae T1 to L5: a film that does not show all, or a spine with another number of vertebrae, gets names",
         "that are wrong by one or more; so do films on which it cannot tell the first one, see the share within 24 px.",
+        *_framing(data.get("framing", 1.0)),
         *_alignment(data.get("alignment", 0.0)),
         "",
         "## Licence",
@@ -62,6 +63,15 @@ def landmark_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _framing(framing: float) -> list[str]:
+    if framing >= 1:
+        return []
+    return [
+        "It tells levels also by where in the film they stand, as films of the training data are cut: from about T1 to",
+        "the sacrum. Of a film that shows the skull or the hips as well, expect names to be off by more.",
+    ]
 
 
 def _alignment(share: float) -> list[str]:

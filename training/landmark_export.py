@@ -203,6 +203,8 @@ def _draft_manifest(
             "pretrained": _origin(settings),
             "mirrored": settings.mirrored,
             "alignment": settings.alignment,
+            "chained": settings.chained,
+            "framing": settings.framing,
         },
         licence=request.licence,
         created=datetime.now(UTC).replace(microsecond=0),

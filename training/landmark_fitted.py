@@ -94,5 +94,6 @@ def load_fitted_landmarks(path: Path) -> FittedLandmarks:
         is_logits=plan.loss == "softmax",
         mirrored=settings.mirrored,
         alignment=settings.alignment,
+        chained=settings.chained,
     )
     return FittedLandmarks(served.eval(), entry, schema, plan.input_spec)

@@ -193,7 +193,7 @@ class LandmarkBatches(LightningDataModule):
         self._plan = plan
         self._train = split.train
         self._measured = split.validation or split.train
-        self._changes = LandmarkAugmentation(schema, settings.flip, settings.augmentation)
+        self._changes = LandmarkAugmentation(schema, settings.flip, settings.augmentation, settings.framing)
         both = (*self._train, *self._measured)
         self._cache = InputCache(both, plan.input_spec, settings.cache_mb * 1024**2) if settings.cache_mb else None
         spec = plan.input_spec

@@ -12,6 +12,7 @@ from models.networks.heatmap_network import HeatmapNetwork
 from models.networks.heatmap_table import HeatmapEntry
 from models.networks.network import Normalise
 from models.networks.vertebra_alignment import align_vertebrae, can_align
+from models.networks.vertebra_chain import heat_of_column
 from models.spine.schemas import LandmarkSchema
 
 LANDMARK_OUTPUTS: Final = ("landmarks", "confidence", "spread")
@@ -31,6 +32,8 @@ class ServedLandmarks(nn.Module):
         network: fitted.
         is_logits: heatmaps are logits of a distribution over the cells.
         alignment: how far each vertebra is turned square to the column, see `models.networks.vertebra_alignment`.
+        chained: read all vertebrae of a long frontal column together, see `models.networks.vertebra_chain`; only of
+            heatmaps that are distributions.
         mirrored: ask about the mirror image too, and take the mean of both heatmaps, sides put back. Of frontal views
             alone. The input's width is a multiple of the stride, so that cells fall on cells.
     """
@@ -44,6 +47,7 @@ class ServedLandmarks(nn.Module):
         is_logits: bool,
         mirrored: bool,
         alignment: float = 0.0,
+        chained: bool = False,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(entry.mean, entry.std)
@@ -53,6 +57,7 @@ class ServedLandmarks(nn.Module):
         self.mirrored_order = list(schema.mirrored_order)
         self.decode = DECODERS[entry.decoding]
         self.alignment = alignment if can_align(schema) else 0.0
+        self.chained = chained and is_logits and can_align(schema)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give ``landmarks``, ``confidence`` and ``spread``."""
@@ -62,11 +67,12 @@ class ServedLandmarks(nn.Module):
             heat = spatial_softmax(heat)
         heat = self._mean_of_views(heat, flips=True)
         stride = self.network.stride
-        confidence = window_mass(heat, stride) if self.is_logits else peak_heat(heat)
-        spread = heat_spread(heat, stride)
+        fitting = heat_of_column(heat) if self.chained else heat
+        confidence = window_mass(heat, stride, fitting) if self.is_logits else peak_heat(heat)
+        spread = heat_spread(fitting, stride)
         if sigma is not None:
             spread = self._mean_of_views(sigma.square().mean(dim=2)).sqrt()
-        points = self.decode(heat, stride)
+        points = self.decode(fitting, stride)
         if self.alignment:
             points = align_vertebrae(points, self.alignment)
         return points, confidence.clamp(0.0, 1.0), spread

@@ -54,6 +54,9 @@ class LandmarkTrainSettings(RunSettings):
     alignment: float = Field(
         1.0, ge=0, le=1, description="how far vertebrae of frontal views are turned square to the column; 0 does not"
     )
+    chained: bool = Field(
+        True, description="find all vertebrae of a frontal spine together, one below the other; of loss softmax"
+    )
 
     backbone_lr: float | None = Field(None, gt=0, description="learning rate of the backbone; lr is that of the rest")
     loss: Literal["mse", "adaptive_wing", "maht", "softmax"] | None = Field(None, description="what is made least")
@@ -62,6 +65,13 @@ class LandmarkTrainSettings(RunSettings):
         0.0, ge=0, description="weight of the distance, in sigmas, of the expected place; softmax"
     )
     augmentation: float = Field(1.0, ge=0, le=3, description="how far films are changed; 0 leaves them as they are")
+    framing: float = Field(
+        1.0,
+        ge=0,
+        le=3,
+        description="how far films are zoomed and shifted up and down, a part of augmentation; little, where the place "
+        "of a vertebra in its film tells its level",
+    )
     flip: float = Field(
         FLIP, ge=0, le=1, description="probability of a horizontal flip, which swaps sides; of lateral views never"
     )

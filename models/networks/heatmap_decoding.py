@@ -24,6 +24,8 @@ EXPECTATION_REACH_PX: Final = 16.0
 """Input pixels. Neighbouring vertebrae of a whole spine are about 25 apart at 512 pixels."""
 SPREAD_REACH_PX: Final = 24.0
 SPREAD_FLOOR: Final = 0.05
+CONFIDENCE_REACH_PX: Final = 12.0
+"""Input pixels: not as far as the next vertebra, 20 in an input of 384, so that heat on a neighbour counts against."""
 DARK_BLUR_SIGMA: Final = 1.0
 """Cells. The paper blurs with the width of the targets; less is enough where the heat is already smooth."""
 
@@ -153,12 +155,18 @@ def spatial_softmax(logits: Tensor) -> Tensor:
     return torch.unflatten(torch.softmax(logits.flatten(2), dim=2), 2, logits.shape[2:])
 
 
-def window_mass(heatmaps: Tensor, stride: int) -> Tensor:
-    """Give the part of each map's heat that lies within `SPREAD_REACH_PX` of the highest cell, ``(N, K)`` in [0, 1].
+def window_mass(heatmaps: Tensor, stride: int, chosen: Tensor | None = None) -> Tensor:
+    """Give the part of each map's heat within `CONFIDENCE_REACH_PX` of the highest cell, ``(N, K)`` in [0, 1].
 
     Of a distribution it is the probability that the landmark is there rather than anywhere else in the image.
+
+    Args:
+        heatmaps: ``(N, K, h, w)``.
+        stride: input pixels per cell.
+        chosen: maps of the same shape whose highest cells are meant instead.
     """
-    window, _ = _window(heatmaps.clamp_min(0.0), _peak(heatmaps), _radius(SPREAD_REACH_PX, stride))
+    peak = _peak(heatmaps if chosen is None else chosen)
+    window, _ = _window(heatmaps.clamp_min(0.0), peak, _radius(CONFIDENCE_REACH_PX, stride))
     whole = heatmaps.clamp_min(0.0).sum(dim=(2, 3)).clamp_min(_LEAST_MASS)
     return (window.sum(dim=(2, 3)) / whole).clamp(0.0, 1.0)
 

@@ -133,6 +133,7 @@ def _landmarks_in_pytorch(manifest: Manifest) -> nn.Module:
         is_logits=entry.loss == "softmax",
         mirrored=manifest.training_data["mirrored"],
         alignment=manifest.training_data["alignment"],
+        chained=manifest.training_data.get("chained", False),
     )
 
 

@@ -82,6 +82,21 @@ def test_the_same_draw_gives_the_same_change_and_no_strength_none() -> None:
     np.testing.assert_array_equal(places, points)
 
 
+def test_without_framing_a_column_stays_at_its_height_in_the_film() -> None:
+    image, points = np.random.default_rng(1).random(SIZE, dtype=np.float32), column(SIZE)
+    across = set()
+    for seed in range(8):
+        still = LandmarkAugmentation(AASCE, flip=0.0, framing=0.0, rotation_deg=0.0)
+        moving = LandmarkAugmentation(AASCE, flip=0.0, rotation_deg=0.0)
+        places, moved = (
+            changes.apply(image, points, np.random.default_rng(seed), lambda: image)[1] for changes in (still, moving)
+        )
+        np.testing.assert_allclose(places[:, 1], points[:, 1], atol=1e-9)
+        assert np.nanmax(np.abs(moved[:, 1] - points[:, 1])) > 0.5
+        across.add(round(float(places[0, 0]), 3))
+    assert len(across) > 1  # sideways it may stand anywhere
+
+
 def test_changes_keep_range_and_shape_and_the_black_of_the_letterbox() -> None:
     image = np.zeros(SIZE, np.float32)
     image[:, 20:70] = np.random.default_rng(2).random((SIZE[0], 50), dtype=np.float32) * 0.5 + 0.25

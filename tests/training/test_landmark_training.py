@@ -202,6 +202,40 @@ def test_the_mirrored_view_comes_back_to_the_same_places() -> None:
     torch.testing.assert_close(mirrored[0][0, :2], plain[0][0, :2], atol=0.5, rtol=0)
 
 
+class _Torn(HeatmapNetwork):
+    """A column down the middle, whose eighth vertebra looks rather like its neighbour below."""
+
+    stride = 4
+
+    def forward(self, x: Tensor) -> Heatmaps:
+        height, width = x.shape[2] // 4, x.shape[3] // 4
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        maps = []
+        for number in range(68):
+            vertebra, corner = divmod(number, 4)
+            row, column = 6 + 5 * vertebra + (1.5 if corner > 1 else -1.5), width / 2 + (4 if corner % 2 else -4)
+            own = torch.exp(-0.5 * ((rows - row) ** 2 + (columns - column) ** 2))
+            if vertebra == 7:
+                own = 0.4 * own + 0.6 * torch.exp(-0.5 * ((rows - row - 5) ** 2 + (columns - column) ** 2))
+            maps.append(torch.log(own + 1e-6))
+        return Heatmaps(torch.stack(maps).expand(len(x), -1, -1, -1))
+
+
+def test_a_column_read_together_answers_for_the_place_that_it_chose() -> None:
+    entry = HeatmapEntry("torn", lambda schema, _: _Torn(), published=None, decoding=Decoding.EXPECTATION)
+    image = torch.zeros(2, 1, 384, 96)
+    alone, together = (
+        ServedLandmarks(entry, AASCE, _Torn(), is_logits=True, mirrored=False, chained=chained)(image)
+        for chained in (False, True)
+    )
+    own = 4 * (6 + 5 * 7 - 1.5 + 0.5)
+    assert alone[0][0, 28, 1].item() > own + 10
+    assert together[0][0, 28, 1].item() == pytest.approx(own, abs=4)
+    # Most of the heat lies elsewhere, and the confidence says so.
+    assert together[1][0, 28] < alone[1][0, 28]
+    assert together[1][0, 28] < together[1][0, 0]
+
+
 def test_the_confidence_for_review_flags_a_twentieth_of_the_sound_films(spines: Path, tmp_path: Path) -> None:
     folds = train(_settings(spines, tmp_path / "folds", kfold=2))
     figures = review_figures(located_of_folds(folds))

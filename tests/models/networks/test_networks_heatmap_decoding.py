@@ -130,7 +130,7 @@ def test_confidence_is_the_highest_heat_or_the_mass_about_it() -> None:
     maps = torch.tensor([0.3, 1.4, -0.2])[None, :, None, None].expand(1, 3, 4, 4)
     assert peak_heat(maps)[0].tolist() == pytest.approx([0.3, 1.0, 0.0])
     two = torch.zeros(1, 1, 64, 64)
-    two[0, 0, 10, 10], two[0, 0, 16, 10], two[0, 0, 17, 10] = 0.5, 0.25, 0.25  # 24 and 28 pixels away
+    two[0, 0, 10, 10], two[0, 0, 13, 10], two[0, 0, 14, 10] = 0.5, 0.25, 0.25  # 12 and 16 pixels away
     assert window_mass(two, STRIDE).item() == pytest.approx(0.75)
 
 
@@ -138,7 +138,7 @@ def test_logits_of_a_gaussian_are_read_as_that_gaussian() -> None:
     mass = spatial_softmax(torch.log(gaussian(9.75, 14.45).double().clamp_min(1e-30)).float())
     assert mass.sum().item() == pytest.approx(1.0)
     assert decode_expectation(mass, STRIDE)[0, 0].tolist() == pytest.approx(pixels(9.75, 14.45), abs=0.05 * STRIDE)
-    assert window_mass(mass, STRIDE).item() > 0.99
+    assert window_mass(mass, STRIDE).item() > 0.8  # of a standard deviation of two cells, three to each side
     assert heat_spread(mass, STRIDE).item() == pytest.approx(2.0 * STRIDE, rel=0.1)
 
 
