@@ -1,4 +1,4 @@
-"""The `onnxruntime` provider: runs ``network.onnx`` of a model version on the CPU, anywhere.
+"""The `onnxruntime` provider: runs ``network.onnx`` of a model version, or an INT8 file built from it, on the CPU.
 
 It refuses to run a file whose hash or whose inputs and outputs are not what the manifest says. It never quotes a
 message of ONNX Runtime: these may hold values.
@@ -7,6 +7,8 @@ message of ONNX Runtime: these may hold values.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,17 +16,18 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from models.engines.answers import check_first_answer, check_landmarks
+from models.engines.built import FP32, EngineKey, chosen_engine, find_engine, network_sha256, rivals_of
+from models.engines.cpu import cpu_device
 from models.engines.engine import EngineInfo, Outputs
 from models.errors import Reason, Transient
-from models.pixels.spec import Framing
-from models.spine.schemas import schema_of_labels
 from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError
-from models.tasks import Task
-from models.zones import ZONES
 
 PROVIDER: Final = "onnxruntime"
 INPUT_NAME: Final = "image"
+AUTO: Final = "auto"
+"""In place of a precision: the one that was chosen by measurement when engines were built."""
 
 # ONNX Runtime's exceptions have no root of their own; bad_alloc arrives as MemoryError or RuntimeError.
 _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
@@ -42,10 +45,19 @@ _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     RuntimeError,
 )
 _ERRORS_AND_WORSE: Final = 3
-_ANSWERS_PER_IMAGE: Final[dict[Task, tuple[int, ...]]] = {Task.CSI: (len(ZONES),)}
-"""Axes of ``probability`` between the images and the classes, where a task has any."""
-_OF_A_LANDMARK: Final[dict[str, tuple[int, ...]]] = {"landmarks": (2,), "confidence": (), "spread": ()}
-"""The outputs of task `landmarks`, and their axes behind those of images and landmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """What ONNX Runtime is to run: the content of a file that was checked.
+
+    Attributes:
+        path: where it lies, or will lie; named in errors.
+    """
+
+    path: Path
+    content: bytes
+    precision: str
 
 
 class OnnxRuntimeEngine:
@@ -54,30 +66,32 @@ class OnnxRuntimeEngine:
     Args:
         version: a checked version of the store.
         threads: of the arithmetic; None lets ONNX Runtime take every physical core.
+        file: one that was built from the version; None runs its ``network.onnx``.
 
     Raises:
         StoreError: the file was changed since it was checked, cannot be loaded, or is not what its manifest says.
     """
 
-    def __init__(self, version: ModelVersion, *, threads: int | None = None) -> None:
+    def __init__(self, version: ModelVersion, *, threads: int | None = None, file: OnnxFile | None = None) -> None:
         self._manifest = version.manifest
-        content = _read_checked(version)
+        file = file or OnnxFile(version.network_path, _read_checked(version), FP32)
+        self._path = file.path
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                content, sess_options=_options(threads), providers=["CPUExecutionProvider"]
+                file.content, sess_options=_options(threads), providers=["CPUExecutionProvider"]
             )
         except _ORT_ERRORS as error:
             release = onnxruntime.__version__
-            raise StoreError(f"{version.network_path}: ONNX Runtime {release} cannot load it") from error
+            raise StoreError(f"{self._path}: ONNX Runtime {release} cannot load it") from error
         self._info = EngineInfo(
             provider=PROVIDER,
             provider_version=onnxruntime.__version__,
             device="cpu",
-            precision="fp32",
-            file_sha256=self._manifest.files[version.network_path.name],
+            precision=file.precision,
+            file_sha256=hashlib.sha256(file.content).hexdigest(),
         )
-        self._check_interface(version)
-        self._warm_up(version)
+        self._check_interface()
+        self._warm_up()
 
     @property
     def manifest(self) -> Manifest:
@@ -113,52 +127,62 @@ class OnnxRuntimeEngine:
         """Give back memory; closing twice is no error."""
         self._session = None
 
-    def _check_interface(self, version: ModelVersion) -> None:
+    def _check_interface(self) -> None:
         spec = self._manifest.input_spec
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         wanted = [1, spec.height, spec.width]
         if [(i.name, i.type, i.shape[1:]) for i in inputs] != [(INPUT_NAME, "tensor(float)", wanted)]:
             shape = ", ".join(map(str, wanted))
-            raise StoreError(f"{version.network_path}: its one input must be {INPUT_NAME} (N, {shape}) float32")
+            raise StoreError(f"{self._path}: its one input must be {INPUT_NAME} (N, {shape}) float32")
         if isinstance(inputs[0].shape[0], int):
-            raise StoreError(f"{version.network_path}: the batch size must be free, but is {inputs[0].shape[0]}")
+            raise StoreError(f"{self._path}: the batch size must be free, but is {inputs[0].shape[0]}")
         missing = set(self._manifest.output_names) - {o.name for o in outputs if o.type == "tensor(float)"}
         if missing:
-            raise StoreError(f"{version.network_path}: no float32 output {', '.join(sorted(missing))}")
-        if self._manifest.task is Task.LANDMARKS:
-            self._check_landmarks(version)
+            raise StoreError(f"{self._path}: no float32 output {', '.join(sorted(missing))}")
+        check_landmarks(self._manifest, self._path)
 
-    def _check_landmarks(self, version: ModelVersion) -> None:
-        """See that the answers can be read: named landmarks, which lie somewhere in the whole image."""
-        if schema_of_labels(self._manifest.labels) is None:
-            raise StoreError(f"{version.network_path}: the labels of its manifest are no schema of landmarks")
-        if self._manifest.input_spec.framing is not Framing.WHOLE:
-            raise StoreError(f"{version.network_path}: landmarks are looked for in the whole image")
-        missing = set(_OF_A_LANDMARK) - set(self._manifest.output_names)
-        if missing:
-            raise StoreError(f"{version.network_path}: its manifest names no output {', '.join(sorted(missing))}")
-
-    def _warm_up(self, version: ModelVersion) -> None:
+    def _warm_up(self) -> None:
         """Run once, so that the first instance does not pay for allocation, and see that the answers fit."""
         spec = self._manifest.input_spec
         try:
             outputs = self.run(np.zeros((1, 1, spec.height, spec.width), np.float32))
         except Transient as error:
-            raise StoreError(f"{version.network_path}: loads, but does not run") from error
-        for name, expected in _shapes_of_answers(self._manifest).items():
-            if name in outputs and outputs[name].shape[1:] != expected:
-                shape = ", ".join(map(str, expected))
-                raise StoreError(f"{version.network_path}: output {name} must be (N, {shape})")
-        if any(len(array) != 1 or not np.isfinite(array).all() for array in outputs.values()):
-            raise StoreError(f"{version.network_path}: does not answer one black image with one finite answer")
+            raise StoreError(f"{self._path}: loads, but does not run") from error
+        check_first_answer(self._manifest, self._path, outputs)
 
 
-def _shapes_of_answers(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Axes behind that of the images by output."""
-    labels = len(manifest.labels)
-    if manifest.task is Task.LANDMARKS:
-        return {name: (labels, *axes) for name, axes in _OF_A_LANDMARK.items()}
-    return {"probability": (*_ANSWERS_PER_IMAGE.get(manifest.task, ()), labels)}
+def engine_key(version: ModelVersion, precision: str) -> EngineKey:
+    """Give the key of an engine of this version that runs here."""
+    return EngineKey(network_sha256(version), PROVIDER, onnxruntime.__version__, precision, cpu_device())
+
+
+def load_onnxruntime(version: ModelVersion, *, threads: int | None, precision: str) -> OnnxRuntimeEngine:
+    """Load and warm ``network.onnx``, or what was built from it for this kind of CPU and this ONNX Runtime.
+
+    Args:
+        version: a checked version of the store.
+        threads: see `OnnxRuntimeEngine`.
+        precision: ``fp32``, ``int8``, or ``auto`` for the one that was chosen when they were built, else ``fp32``.
+
+    Raises:
+        StoreError: there is no such engine, or it is broken.
+    """
+    key = engine_key(version, precision)
+    if precision == AUTO:
+        chosen = chosen_engine(rivals_of(version, key))
+        key = engine_key(version, FP32) if chosen is None else chosen.key
+    if key.precision == FP32:
+        return OnnxRuntimeEngine(version, threads=threads)
+    built = find_engine(version, key)
+    if built is None or built.path is None or built.content is None:
+        manifest = version.manifest
+        raise StoreError(
+            f"{version.directory}: no {key.precision} engine for ONNX Runtime {key.provider_version} on this CPU "
+            f"({key.device}). Build one here: python -m training build --task {manifest.task} "
+            f"--version {manifest.version} --provider {PROVIDER} --precision {key.precision} --data-dir DIR"
+        )
+    file = OnnxFile(built.path, built.content, built.manifest.precision)
+    return OnnxRuntimeEngine(version, threads=threads, file=file)
 
 
 def _read_checked(version: ModelVersion) -> bytes:
