@@ -11,16 +11,35 @@ from typing import Final
 
 from models.errors import ConfigurationError, RadstreamError
 from training.commands.average import AVERAGE
+from training.commands.build import BUILD
 from training.commands.check_data import CHECK_DATA
 from training.commands.command import Command
 from training.commands.compare import COMPARE
 from training.commands.evaluate import EVALUATE
 from training.commands.export import EXPORT
+from training.commands.gc import GC
 from training.commands.list_versions import LIST
+from training.commands.promote import PROMOTE
+from training.commands.rollback import ROLLBACK
 from training.commands.search import SEARCH
+from training.commands.shadow import SHADOW
 from training.commands.train import TRAIN
 
-COMMANDS: Final[tuple[Command, ...]] = (CHECK_DATA, TRAIN, SEARCH, AVERAGE, EVALUATE, COMPARE, EXPORT, LIST)
+COMMANDS: Final[tuple[Command, ...]] = (
+    CHECK_DATA,
+    TRAIN,
+    SEARCH,
+    AVERAGE,
+    EVALUATE,
+    COMPARE,
+    EXPORT,
+    BUILD,
+    LIST,
+    PROMOTE,
+    ROLLBACK,
+    SHADOW,
+    GC,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

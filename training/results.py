@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from models.engines.built import engines_of
 from models.errors import ConfigurationError
+from models.store.activation import Activation
 from models.store.store import ModelStore, open_version
 from models.tasks import Task
 from training.classes import CLASSES
@@ -210,10 +212,11 @@ class VersionRow:
     """One version of a store, as `list` shows it.
 
     Attributes:
-        serves: ``active``, ``shadow`` or empty.
+        serves: its roles, of ``active``, ``canary`` and ``shadow``, with the percentage of a canary; or empty.
         network_bytes: size of ``network.onnx``.
         size_bytes: of all its files.
         fault: why it cannot be used; None when it can.
+        engines: built and proven from it, provider and precision; a star marks those that were chosen.
     """
 
     task: Task
@@ -225,6 +228,7 @@ class VersionRow:
     size_bytes: int
     created: str | None
     fault: str | None
+    engines: tuple[str, ...] = ()
 
 
 def versions_of_store(root: Path, task: Task | None = None) -> list[VersionRow]:
@@ -239,9 +243,15 @@ def versions_of_store(root: Path, task: Task | None = None) -> list[VersionRow]:
     rows = []
     for each in Task if task is None else (task,):
         activation = store.activation(each)
-        marks = {activation.shadow: "shadow", activation.active: "active"}
-        rows += [_version_row(root / each / name, each, name, marks.get(name, "")) for name in store.versions(each)]
+        rows += [
+            _version_row(root / each / name, each, name, _roles(activation, name)) for name in store.versions(each)
+        ]
     return rows
+
+
+def _roles(activation: Activation, version: str) -> str:
+    roles = activation.roles_of(version)
+    return ", ".join(f"canary {activation.canary_percent:g}%" if role == "canary" else role for role in roles)
 
 
 def _version_row(directory: Path, task: Task, name: str, serves: str) -> VersionRow:
@@ -249,8 +259,10 @@ def _version_row(directory: Path, task: Task, name: str, serves: str) -> Version
     total = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     sized = (sizes.get("network.onnx", 0), total)
     try:
-        manifest = open_version(directory).manifest
+        version = open_version(directory)
     except ConfigurationError as error:
         return VersionRow(task, name, serves, None, {}, *sized, None, str(error).removeprefix(f"{directory}/"))
+    manifest = version.manifest
+    engines = tuple(f"{each.provider} {each.precision}{'*' if each.chosen else ''}" for each in engines_of(version))
     created = manifest.created.isoformat()
-    return VersionRow(task, name, serves, manifest.network, manifest.metrics, *sized, created, None)
+    return VersionRow(task, name, serves, manifest.network, manifest.metrics, *sized, created, None, engines)

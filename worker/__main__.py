@@ -9,6 +9,7 @@ from typing import Any
 
 from models.errors import ConfigurationError, RadstreamError
 from models.settings import Settings, load
+from models.tasks import Task
 from models.telemetry import configure_logging
 
 EPILOG = """\
@@ -21,6 +22,7 @@ examples:
   python -m worker results --since 2026-01-01 --format csv > findings.csv
   python -m worker requeue --failed            try failed instances again
   python -m worker redeliver --dead            send given-up outputs again
+  python -m worker shadow-report --task csi    how a version in the shadow compares
 """
 
 
@@ -64,6 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--instance", metavar="UID", help="outputs of this source instance, or this output")
     redeliver.add_argument("--destination", metavar="NAME", help="only to this destination, also if it is new")
     _add_format(redeliver)
+
+    report = commands.add_parser("shadow-report", help="compare versions in the shadow with those that answered")
+    report.add_argument("--task", type=Task, choices=list(Task), metavar="TASK", help="only this task")
+    report.add_argument("--since", type=_time, metavar="TIME", help="inferred at or after, ISO 8601")
+    report.add_argument(
+        "--top", type=int, default=10, metavar="N", help="most different instances per pair of versions (default 10)"
+    )
+    report.add_argument(
+        "--format",
+        choices=["table", "json", "csv"],
+        default="table",
+        help="default: table; csv has the most different instances alone",
+    )
     return parser
 
 
@@ -128,6 +143,9 @@ def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> 
             print(f"the results database is at migration {newest_revision()}")
             return 0
         check_schema(database)
+        if arguments.command == "shadow-report":
+            _report_shadows(arguments, session_factory(database))
+            return 0
         sessions, spool = session_factory(database), Spool(settings.spool_path)
         if arguments.command == "status":
             rows, title = commands.status(sessions, spool, connect_redis(settings)), "status"
@@ -160,6 +178,15 @@ def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> 
         return 1
     finally:
         database.dispose()
+
+
+def _report_shadows(arguments: argparse.Namespace, sessions: Any) -> None:
+    from worker.shadow_report import shadow_report, write_report
+
+    if arguments.top < 0:
+        raise ConfigurationError("--top: must be 0 or more")
+    report = shadow_report(sessions, task=arguments.task, since=arguments.since, top=arguments.top)
+    write_report(report, arguments.format, sys.stdout)
 
 
 def _redeliver(arguments: argparse.Namespace, sessions: Any, own: Any) -> Any:

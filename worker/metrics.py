@@ -95,8 +95,28 @@ class WorkerMetrics:
         )
         self.engine_info = Gauge(
             "radstream_worker_engine_info",
-            "1 for each engine in service.",
-            ["task", "version", "provider", "precision"],
+            "1 for each engine that runs; its role is active, canary or shadow.",
+            ["task", "version", "provider", "precision", "role"],
+            registry=registry,
+        )
+        self.engine_refused = Gauge(
+            "radstream_worker_engine_refused",
+            "1 for each version that is to serve and cannot be loaded, while another serves in its place or none; the"
+            " version is empty where active.json itself cannot be read.",
+            ["task", "version"],
+            registry=registry,
+        )
+        self.swaps = Counter(
+            "radstream_worker_swaps",
+            "By outcome: swapped or withdrawn, of the active and the canary version; refused, of any that is to run.",
+            ["task", "outcome"],
+            registry=registry,
+        )
+        self.shadow_findings = Counter(
+            "radstream_worker_shadow_findings",
+            "Instances for a version in the shadow, by outcome: recorded, dropped (it was behind, or not fed) or"
+            " failed.",
+            ["task", "outcome"],
             registry=registry,
         )
         self.redis_up = Gauge("radstream_worker_redis_up", "1 while Redis answers.", registry=registry)

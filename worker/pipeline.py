@@ -8,6 +8,9 @@
 Batches form in front of the engine and in front of the database, not by holding instances back: a lone instance
 goes straight through. Every instance submitted comes out of ``on_done`` exactly once, whatever happens to it, unless
 the pipeline is stopped with it in hand; it is then still in the spool.
+
+Engines may be swapped at any moment, see `worker.engine_set`; a version in the shadow gets what is settled, see
+`worker.shadow`.
 """
 
 from __future__ import annotations
@@ -18,15 +21,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from models.engines.engine import Engine, Outputs
 from models.errors import Reason, Transient, Unprocessable
 from models.records.base import utc_now
 from models.records.dicom import InstanceState
@@ -35,10 +35,13 @@ from models.spool import Spool
 from models.tasks import Task
 from models.telemetry import get_logger
 from worker import stages
-from worker.findings import Finding, read_finding
+from worker.engine_set import EngineSet
+from worker.inference import BatchInference
+from worker.item import Item
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
 from worker.settlement import Outcome, Settlement, TaskResult
+from worker.shadow import ShadowCase, ShadowRunner
 
 log = get_logger("worker.pipeline")
 
@@ -60,18 +63,6 @@ class Done:
     reason: Reason | None
 
 
-@dataclass(slots=True)
-class _Item:
-    request: InferenceRequest
-    submitted_at: float
-    prepared: stages.Prepared | None = None
-    findings: dict[Task, Finding] = field(default_factory=dict)
-    rendered: dict[Task, stages.Rendered] = field(default_factory=dict)
-    waiting_for: int = 0
-    refusal: Unprocessable | None = None
-    inferred_at: datetime | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class PipelineLimits:
     """Sizes and times, seconds; see `worker.settings.WorkerSettings`."""
@@ -90,13 +81,14 @@ class Pipeline:
         *,
         spool: Spool,
         outbox: Outbox,
-        engines: dict[Task, Engine],
+        engines: EngineSet,
         context: stages.StageContext,
         settlement: Settlement,
         revision_of: Callable[[InferenceRequest], int],
         limits: PipelineLimits,
         metrics: WorkerMetrics,
         on_done: Callable[[Done], None],
+        shadows: ShadowRunner | None = None,
     ) -> None:
         self._spool = spool
         self._outbox = outbox
@@ -106,12 +98,14 @@ class Pipeline:
         self._limits = limits
         self._metrics = metrics
         self._on_done = on_done
+        self._shadows = shadows
+        self._inference = BatchInference(metrics)
         self._renders = context.overlay_max_side > 0
         self._pool = ProcessPool(
             max_workers=limits.decoders, initializer=stages.initialise, initargs=[context], context=_spawn_context()
         )
-        self._prepared: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._prepared: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._decoding = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -131,14 +125,14 @@ class Pipeline:
 
     def submit(self, request: InferenceRequest) -> None:
         """Take one instance in hand."""
-        item = _Item(request, time.monotonic())
+        item = Item(request, time.monotonic(), self._engines.hold())
         self._metrics.queue_wait.observe(max(0.0, time.time() - request.received_at))
         with self._lock:
             self._decoding += 1
         try:
             future = self._pool.schedule(
                 stages.prepare,
-                args=[str(self._spool.path_of(request.spool_key)), request],
+                args=[str(self._spool.path_of(request.spool_key)), request, item.generation.packed_plans],
                 timeout=self._limits.decode_timeout_s,
             )
         except RuntimeError as error:
@@ -155,8 +149,7 @@ class Pipeline:
         self._threads[1].join(timeout_s)
         self._pool.stop()
         self._pool.join(timeout_s)
-        for engine in self._engines.values():
-            engine.close()
+        self._engines.close()
 
     def _break(self, error: BaseException) -> None:
         """Note that there are no decoding processes any more (one was killed while idle, say).
@@ -169,7 +162,7 @@ class Pipeline:
 
     # Prepare
 
-    def _on_prepared(self, item: _Item, future: Future[stages.Prepared]) -> None:
+    def _on_prepared(self, item: Item, future: Future[stages.Prepared]) -> None:
         try:
             item.prepared = future.result()
             item.refusal = item.prepared.refusal
@@ -203,8 +196,10 @@ class Pipeline:
             if sound:
                 self._metrics.batch_size.observe(len(sound))
                 self._infer(sound)
+            for item in batch:
+                self._engines.release(item.generation)
 
-    def _next_batch(self) -> list[_Item] | None:
+    def _next_batch(self) -> list[Item] | None:
         """Wait for the first item, then for more until the batch is full, late, or nothing more is being decoded."""
         first = self._prepared.get()
         if first is None:
@@ -230,12 +225,8 @@ class Pipeline:
             batch.append(item)
         return batch
 
-    def _infer(self, batch: list[_Item]) -> None:
-        for task, engine in self._engines.items():
-            concerned = [item for item in batch if item.prepared and task in item.prepared.inputs]
-            for group, outputs in self._run(engine, task, concerned):
-                for index, item in enumerate(group):
-                    self._read(item, engine, outputs, index)
+    def _infer(self, batch: list[Item]) -> None:
+        self._inference.infer(batch)
         for item in batch:
             item.inferred_at = utc_now()
             if item.refusal is not None or not self._renders:
@@ -243,66 +234,33 @@ class Pipeline:
             else:
                 self._render(item)
 
-    def _read(self, item: _Item, engine: Engine, outputs: Outputs, index: int) -> None:
-        task = engine.manifest.task
-        image = item.prepared.image if item.prepared else None
-        try:
-            if image is None:
-                raise Unprocessable(Reason.INTERNAL_ERROR, "inferred, but not prepared")
-            item.findings[task] = read_finding(engine.manifest, outputs, index, image)
-            self._metrics.observe_score(task, item.findings[task].score)
-            self._metrics.observe_review(task, item.findings[task])
-        except Unprocessable as refusal:
-            item.refusal = refusal
-
-    def _run(self, engine: Engine, task: Task, items: list[_Item]) -> list[tuple[list[_Item], Outputs]]:
-        """Run one engine on a batch; when it fails, on each instance alone, so that one cannot fail the others."""
-        if not items:
-            return []
-        images = np.stack([item.prepared.inputs[task] for item in items if item.prepared])[:, np.newaxis]
-        self._metrics.observe_inputs(task, images)
-        times = stages.StageTimes()
-        try:
-            with times.measure(f"infer_{task.value}", whole_process=True):
-                outputs = engine.run(images)
-            return [(items, outputs)]
-        except Transient as error:
-            log.error("engine_failed", task=task.value, batch=len(items), exc_info=error)
-            if len(items) == 1:
-                items[0].refusal = Unprocessable(Reason.ENGINE_UNAVAILABLE, f"{task.value} engine failed")
-                return []
-            return [pair for item in items for pair in self._run(engine, task, [item])]
-        finally:
-            self._metrics.observe_times(times)
-
     # Render
 
-    def _render(self, item: _Item) -> None:
+    def _render(self, item: Item) -> None:
         prepared = item.prepared
-        if prepared is None or prepared.display is None or not item.findings:
+        if prepared is None or prepared.display is None or not item.answers:
             self._ready.put(item)
             return
         try:
             revision = self._revision_of(item.request)
         except Transient:
             revision = 0  # the database is away; settling waits for it, and a replaced instance is a rare guest
-        item.waiting_for = len(item.findings)
-        for task, finding in item.findings.items():
-            engine = self._engines[task]
+        item.waiting_for = len(item.answers)
+        for task, answer in item.answers.items():
             order = stages.RenderOrder(
                 source_path=str(self._spool.path_of(item.request.spool_key)),
                 source_sop_instance_uid=item.request.sop_instance_uid,
                 revision=revision,
                 display=prepared.display,
-                manifest=engine.manifest,
-                engine=engine.info,
-                finding=finding,
+                manifest=answer.manifest,
+                engine=answer.engine,
+                finding=answer.finding,
                 outbox=str(self._outbox.root),
             )
             future = self._pool.schedule(stages.render, args=[order], timeout=self._limits.decode_timeout_s)
             future.add_done_callback(partial(self._on_rendered, item, task))
 
-    def _on_rendered(self, item: _Item, task: Task, future: Future[stages.Rendered]) -> None:
+    def _on_rendered(self, item: Item, task: Task, future: Future[stages.Rendered]) -> None:
         try:
             rendered = future.result()
             self._metrics.observe_times(rendered.times)
@@ -338,7 +296,7 @@ class Pipeline:
             if last:
                 return
 
-    def _settle(self, items: list[_Item]) -> None:
+    def _settle(self, items: list[Item]) -> None:
         outcomes = [self._outcome(item) for item in items]
         times = stages.StageTimes()
         with times.measure("settle"):
@@ -350,7 +308,7 @@ class Pipeline:
         self._metrics.observe_times(times)
         for item, outcome, state in zip(items, outcomes, states, strict=True):
             reason = outcome.refusal.reason if outcome.refusal else None
-            self._metrics.observe_outcome(item.request, state, reason, list(item.findings))
+            self._metrics.observe_outcome(item.request, state, reason, list(item.answers))
             log.info(
                 "instance_settled",
                 sop_instance_uid=outcome.request.sop_instance_uid,
@@ -359,6 +317,17 @@ class Pipeline:
                 seconds=round(time.monotonic() - item.submitted_at, 3),
             )
             self._on_done(Done(outcome.request, state, reason))
+            if state is InstanceState.DONE:
+                self._offer_to_shadows(item)
+
+    def _offer_to_shadows(self, item: Item) -> None:
+        # Last of all, so that a shadow can neither delay nor fail what it looks at, and finds its records.
+        if self._shadows is None or item.prepared is None:
+            return
+        for task, plan in item.generation.plans.items():
+            if plan.shadow is not None and task in item.answers:
+                fed = item.prepared.shadows.get(task)
+                self._shadows.offer(ShadowCase(task, item.request, item.answers[task], fed))
 
     def _settle_until_done(self, outcomes: list[Outcome]) -> list[InstanceState | None] | None:
         failing = False
@@ -382,13 +351,13 @@ class Pipeline:
                 if self._stopping.wait(SETTLE_RETRY_S):
                     return None
 
-    def _outcome(self, item: _Item) -> Outcome:
+    def _outcome(self, item: Item) -> Outcome:
         facts = item.prepared.facts if item.prepared else None
         if item.refusal is not None:
             return Outcome(item.request, facts, item.refusal)
         results = tuple(
-            TaskResult(self._engines[task].manifest, self._engines[task].info, finding, item.rendered.get(task))
-            for task, finding in item.findings.items()
+            TaskResult(answer.manifest, answer.engine, answer.finding, item.rendered.get(task))
+            for task, answer in item.answers.items()
         )
         return Outcome(item.request, facts, None, results, item.inferred_at)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import FrameType
 
 from prometheus_client import CollectorRegistry
@@ -24,8 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from migrations.schema import current_revision, newest_revision
-from models.engines.engine import Engine
-from models.engines.providers import load_engine
+from models.engines.providers import PRECISIONS, PROVIDERS, load_engine
 from models.errors import ConfigurationError, Reason, Transient, Unprocessable
 from models.pixels.limits import PixelLimits
 from models.records.dicom import InstanceState
@@ -34,10 +34,11 @@ from models.requests import InferenceRequest
 from models.settings import Settings
 from models.spool import Spool
 from models.store.store import ModelStore
-from models.tasks import Task
 from models.telemetry import TelemetryServer, get_logger
 from worker.batch_worker import BatchWorker, WorkerTimes
 from worker.delivery import Deliverer, DestinationQueue
+from worker.engine_set import EngineSet
+from worker.engine_watch import EngineWatch, Load
 from worker.maintenance import Maintenance
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
@@ -46,6 +47,7 @@ from worker.routing import Routing
 from worker.sender import Sender
 from worker.settings import WorkerSettings
 from worker.settlement import Outcome, Settlement, known_revision
+from worker.shadow import ShadowRunner
 from worker.source import IdentityPolicy
 from worker.stages import StageContext
 
@@ -55,26 +57,23 @@ WAIT_FOR_SERVICES_S = 2.0
 DELIVERY_RESTART_S = 5.0
 
 
-def load_engines(store: ModelStore, threads: int, metrics: WorkerMetrics | None = None) -> dict[Task, Engine]:
-    """Load and warm the active version of every task that has one.
+def engine_loader(own: WorkerSettings) -> Load:
+    """Say how versions become engines here.
 
     Raises:
-        ConfigurationError: no task has an active version.
-        StoreError: a version's files do not have the hashes that its manifest names.
+        ConfigurationError: no provider or precision has the name that is set.
     """
-    engines: dict[Task, Engine] = {}
-    for task in Task:
-        if store.active(task) is None:
-            continue
-        engine = load_engine(store.open(task), threads=threads)
-        engines[task] = engine
-        info = engine.info
-        log.info("engine_loaded", task=task.value, version=engine.manifest.version, provider=info.provider)
-        if metrics is not None:
-            metrics.engine_info.labels(task.value, engine.manifest.version, info.provider, info.precision).set(1)
-    if not engines:
-        raise ConfigurationError("RADSTREAM_MODEL_STORE: no task has an active model version there")
-    return engines
+    if own.engine_provider not in PROVIDERS:
+        known = ", ".join(sorted(PROVIDERS))
+        raise ConfigurationError(
+            f"RADSTREAM_WORKER_ENGINE_PROVIDER: {own.engine_provider} is unknown; known are {known}"
+        )
+    if own.engine_precision not in PRECISIONS:
+        raise ConfigurationError(
+            f"RADSTREAM_WORKER_ENGINE_PRECISION: {own.engine_precision} is unknown; known are {', '.join(PRECISIONS)}"
+        )
+    threads = own.engine_threads or None
+    return partial(load_engine, provider=own.engine_provider, threads=threads, precision=own.engine_precision)
 
 
 def connect_redis(settings: Settings) -> Redis:
@@ -116,15 +115,20 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
     spool, outbox = Spool(settings.spool_path), Outbox(settings.outbox_path)
     spool.prepare()
     outbox.prepare()
-    engines = load_engines(ModelStore(settings.model_store), own.engine_threads, metrics)
-    context.input_specs.update({task: engine.manifest.input_spec for task, engine in engines.items()})
     sessions = session_factory(database)
-    redis = connect_redis(settings)
-    if not _wait_for_services(redis, database, stopping):
-        return 0
-
     with ExitStack() as closing:
         closing.callback(database.dispose)
+        shadows = ShadowRunner(sessions, metrics, max_batch=own.max_batch, max_waiting=own.shadow_waiting)
+        closing.callback(shadows.stop, own.decode_timeout_s)
+        engines, load = EngineSet(), engine_loader(own)
+        watch = EngineWatch(
+            ModelStore(settings.model_store), engines, load, metrics, poll_s=own.engine_poll_s, shadows=shadows
+        )
+        watch.load_first()
+        redis = connect_redis(settings)
+        if not _wait_for_services(redis, database, stopping):
+            return 0
+
         settlement = Settlement(sessions, settings.duplicate_policy, [to.name for to in own.destinations])
         done_listeners: list[Callable[[Done], None]] = []
         pipeline = Pipeline(
@@ -137,8 +141,11 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
             limits=_pipeline_limits(own),
             metrics=metrics,
             on_done=lambda done: done_listeners[0](done),
+            shadows=shadows,
         )
         closing.callback(pipeline.stop, own.decode_timeout_s)
+        watch.start()
+        closing.callback(watch.stop, own.decode_timeout_s)
         maintenance = Maintenance(
             max_attempts=own.max_attempts,
             give_up=lambda request, attempts: _give_up(settlement, spool, request, attempts),
@@ -165,7 +172,6 @@ def _stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
         routing=Routing.read(own.routing_file),
         identity=IdentityPolicy.of(settings),
         limits=PixelLimits(max_rows_columns=own.max_pixels, max_decoded_bytes=own.max_decoded_bytes),
-        input_specs={},
         own_ae_titles=frozenset(settings.own_ae_titles),
         overlay_max_side=own.overlay_max_side if own.destinations else 0,
     )

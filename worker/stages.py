@@ -7,7 +7,7 @@ A codec that crashes or hangs takes one process of the pool with it, never the w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import singledispatch
@@ -35,6 +35,7 @@ from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.source_image import SourceImage
 from worker.spine_finding import LandmarkFinding
 from worker.spine_overlay import draw_spine_overlay
+from worker.task_plan import TaskPlan, unpack
 from worker.zone_overlay import draw_zone_overlay
 
 
@@ -43,7 +44,6 @@ class StageContext:
     """What every preparation needs; given to each decoding process once, when it starts.
 
     Attributes:
-        input_specs: of the served tasks; a task without one has no active model version.
         own_ae_titles: senders whose objects are always our own outputs.
         overlay_max_side: longest side of the display image, pixels; 0 when no outputs are made.
     """
@@ -51,7 +51,6 @@ class StageContext:
     routing: Routing
     identity: IdentityPolicy
     limits: PixelLimits
-    input_specs: dict[Task, InputSpec]
     own_ae_titles: frozenset[str]
     overlay_max_side: int
 
@@ -76,6 +75,20 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowInput:
+    """What a version in the shadow is fed.
+
+    Attributes:
+        array: ``(H, W) float32 in [0, 1]`` as `spec` has it.
+        image: what the reader of its answer must know.
+    """
+
+    spec: InputSpec
+    array: NDArray[np.float32]
+    image: SourceImage
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What became of one instance in preparation.
 
@@ -83,8 +96,10 @@ class Prepared:
         facts: None when not even the header could be read.
         refusal: why nothing is inferred; None when `inputs` holds an array per task.
         inputs: ``(H, W) float32 in [0, 1]`` by task.
+        versions: that each of the inputs is for.
         image: what the readers of the answers must know of it; None when there is a refusal.
         display: ``(h, w) uint8``, the image as a person would see it; None when no outputs are made.
+        shadows: for versions in the shadow, by task; the same array as in `inputs` where both want the same.
     """
 
     facts: SourceFacts | None
@@ -93,6 +108,8 @@ class Prepared:
     inputs: dict[Task, NDArray[np.float32]] = field(default_factory=dict)
     image: SourceImage | None = None
     display: NDArray[np.uint8] | None = None
+    versions: dict[Task, str] = field(default_factory=dict)
+    shadows: dict[Task, ShadowInput] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,32 +156,39 @@ def initialise(context: StageContext) -> None:
     cv2.setNumThreads(1)  # the pool is the parallelism
 
 
-def prepare(path: str, request: InferenceRequest) -> Prepared:
+def prepare(path: str, request: InferenceRequest, packed_plans: bytes) -> Prepared:
     """Read, route and decode one spool file.
 
     Args:
         path: of the Part 10 file in the spool.
         request: what the SCP said of it.
+        packed_plans: of `worker.task_plan.pack`, who answers for the served tasks; a task without a plan has no active
+            model version.
 
     Returns:
         Its facts and either the inputs of its tasks or the refusal; never raises for a bad instance.
     """
     if _context is None:
         raise RuntimeError("initialise was not called")
-    times = StageTimes()
+    times, plans = StageTimes(), unpack(packed_plans)
     facts = None
     try:
         with times.measure("read"):
             header = _open(path, request)
             facts = read_facts(header, _context.identity)
-            tasks = _route(header, request, _context)
+            tasks = _route(header, request, _context, plans)
+            chosen = {task: plans[task].for_study(facts.study_instance_uid) for task in tasks}
+            specs = {task: candidate.spec for task, candidate in chosen.items()}
         with times.measure("decode"):
-            radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=_smallest_side(tasks, _context))
+            smallest_side = _smallest_side(specs.values(), _context)
+            radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=smallest_side)
         with times.measure("resize"):
-            inputs = {task: radiograph.to_input(_context.input_specs[task]) for task in tasks}
-            image = SourceImage.of(radiograph, {task: _context.input_specs[task] for task in tasks})
+            inputs = {task: radiograph.to_input(spec) for task, spec in specs.items()}
+            image = SourceImage.of(radiograph, specs)
             display = radiograph.to_display(_context.overlay_max_side) if _context.overlay_max_side else None
-        return Prepared(facts, None, times, inputs, image, display)
+        versions = {task: candidate.version for task, candidate in chosen.items()}
+        shadows = _for_shadows(radiograph, inputs, image, specs, plans)
+        return Prepared(facts, None, times, inputs, image, display, versions, shadows)
     except Unprocessable as refusal:
         return Prepared(facts, refusal, times)
     except MemoryError:
@@ -187,19 +211,47 @@ def _open(path: str, request: InferenceRequest) -> Dataset:
     return header
 
 
-def _route(header: Dataset, request: InferenceRequest, context: StageContext) -> tuple[Task, ...]:
+def _for_shadows(
+    radiograph: Radiograph,
+    inputs: Mapping[Task, NDArray[np.float32]],
+    image: SourceImage,
+    specs: Mapping[Task, InputSpec],
+    plans: Mapping[Task, TaskPlan],
+) -> dict[Task, ShadowInput]:
+    """Make what versions in the shadow are fed: for most, what the version that answers is fed.
+
+    The image was decoded for the versions that answer. A shadow that needs finer detail than that is left out: it would
+    either be judged by what it never was trained on, or change what the others see.
+    """
+    shadows: dict[Task, ShadowInput] = {}
+    for task, spec in specs.items():
+        wanted = plans[task].shadow
+        if wanted == spec:
+            shadows[task] = ShadowInput(spec, inputs[task], image)
+        elif wanted is not None and (not radiograph.halvings or min(radiograph.stored.shape) >= wanted.needed_side):
+            try:
+                image_of_shadow = SourceImage.of(radiograph, {task: wanted})
+                shadows[task] = ShadowInput(wanted, radiograph.to_input(wanted), image_of_shadow)
+            except Exception:
+                continue  # nothing of a shadow may touch the instance; that it is missing is counted
+    return shadows
+
+
+def _route(
+    header: Dataset, request: InferenceRequest, context: StageContext, plans: Mapping[Task, TaskPlan]
+) -> tuple[Task, ...]:
     if request.calling_ae_title in context.own_ae_titles or is_own_output(header):
         raise Skipped(Reason.OWN_OUTPUT)
     tasks = context.routing.tasks_for(header)
-    served = tuple(task for task in tasks if task in context.input_specs)
+    served = tuple(task for task in tasks if task in plans)
     if not served:
         raise Skipped(Reason.NO_ACTIVE_VERSION, ", ".join(tasks))
     return served
 
 
-def _smallest_side(tasks: tuple[Task, ...], context: StageContext) -> int:
+def _smallest_side(specs: Iterable[InputSpec], context: StageContext) -> int:
     """Detail that codecs may leave out: finer than the inputs need and than three quarters of the display."""
-    sides = [context.input_specs[task].needed_side for task in tasks]
+    sides = [spec.needed_side for spec in specs]
     return max(0, *sides, context.overlay_max_side * 3 // 4)
 
 

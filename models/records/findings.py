@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from models.records.base import Base, text_enum
 from models.records.inference import Inference
+from models.records.shadow import ShadowFinding
 from models.records.spine import CobbFinding, HeightFinding, Landmark, SlipFinding, SpineSummary, VertebraFinding
 from models.zones import HeartFailureClass, Zone
 
@@ -124,8 +125,9 @@ _KINDS: Final[tuple[_Kind, ...]] = (
 
 
 def delete_findings(session: Session, instance_id: int) -> None:
-    """Delete every inference of an instance with what it found, within the caller's transaction."""
+    """Delete what any version found in an instance, one in the shadow too, within the caller's transaction."""
     inferences = select(Inference.id).where(Inference.instance_id == instance_id)
     for kind in _KINDS:
         session.execute(delete(kind).where(kind.inference_id.in_(inferences)))
     session.execute(delete(Inference).where(Inference.instance_id == instance_id))
+    session.execute(delete(ShadowFinding).where(ShadowFinding.instance_id == instance_id))

@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/<task>/active.json            {"active": "1.0.0", "shadow": null}
+    <root>/<task>/active.json            {"active": "1.0.0", ...}, see `models.store.activation`
     <root>/<task>/<version>/manifest.json
     <root>/<task>/<version>/network.onnx
     <root>/<task>/<version>/...          every other file that the manifest lists
@@ -15,40 +15,28 @@ that the manifest lists, and nothing else in a version is ever read.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from models.errors import ConfigurationError
+from models.store.activation import ACTIVE_NAME, VERSION_NAME, Activation, fsync, locked, replace_activation
 from models.store.manifest import Manifest
 from models.tasks import Task
 
 MANIFEST_NAME: Final = "manifest.json"
-ACTIVE_NAME: Final = "active.json"
 
-_VERSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HASH_BLOCK_BYTES: Final = 1 << 20
 
 
 class StoreError(ConfigurationError):
     """The store or a version in it is not as it must be. The message is one line with paths, for the operator."""
-
-
-class Activation(BaseModel):
-    """What ``active.json`` says of one task."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    active: str | None = None
-    shadow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +91,11 @@ class ModelStore:
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise StoreError(f'{path}: must be {{"active": "<version>", "shadow": null}}') from error
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "document"
+            raise StoreError(
+                f'{path}: {place}: {first["msg"]}; it must be like {{"active": "<version>", "shadow": null}}'
+            ) from error
 
     def open(self, task: Task, version: str | None = None) -> ModelVersion:
         """Check a version and give it.
@@ -153,22 +145,41 @@ class ModelStore:
         return self.open(task, staged.manifest.version)
 
     def activate(self, task: Task, version: str | None, *, shadow: str | None = None) -> None:
-        """Name the version that serves and the one in its shadow; rolling back is naming the one before.
+        """Name the version that serves and the one in its shadow, whatever was so before.
 
         Both are checked before anything is changed. None takes the task out of service.
 
         Raises:
             StoreError: a version cannot be opened, or the store cannot be written.
         """
-        for name in (version, shadow):
-            if name is not None:
-                self.open(task, name)
-        document = Activation(active=version, shadow=shadow).model_dump()
+        self.change(task, lambda now: _validated(now.with_active(version), shadow=shadow))
+
+    def change(self, task: Task, change: Callable[[Activation], Activation]) -> Activation:
+        """Change ``active.json``, alone among all writers; versions that get a role by it are checked first.
+
+        Args:
+            task: whose file.
+            change: gives the new state for the present one, or raises `StoreError`.
+
+        Returns:
+            What stands there now.
+
+        Raises:
+            StoreError: a version cannot be opened, the state is none, or the store cannot be written.
+        """
+        directory = self.root / task
         try:
-            (self.root / task).mkdir(parents=True, exist_ok=True)
-            _replace_json(self.root / task / ACTIVE_NAME, document)
+            with locked(directory):
+                before = self.activation(task)
+                changed = change(before)
+                for name in sorted(changed.named):
+                    # One that runs as before is left alone: its damage must not hinder taking another away.
+                    if changed == before or changed.roles_of(name) != before.roles_of(name):
+                        self.open(task, name)
+                replace_activation(directory, changed)
         except OSError as error:
-            raise StoreError(f"{self.root / task}: cannot be written: {error.strerror}") from error
+            raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+        return changed
 
     def _known(self, task: Task) -> str:
         return ", ".join(self.versions(task)) or "none"
@@ -225,7 +236,14 @@ def sha256_of(path: Path) -> str:
 
 
 def _is_version(name: str) -> bool:
-    return _VERSION_NAME.fullmatch(name) is not None
+    return VERSION_NAME.fullmatch(name) is not None
+
+
+def _validated(activation: Activation, shadow: str | None) -> Activation:
+    try:
+        return Activation.model_validate({**activation.model_dump(), "shadow": shadow})
+    except ValidationError as error:
+        raise StoreError(f"shadow {shadow}: {error.errors()[0]['msg']}") from error
 
 
 def _natural_order(name: str) -> list[tuple[int, int | str]]:
@@ -241,33 +259,9 @@ def _publish(staging: Path, target: Path) -> None:
         shutil.copytree(staging, copy, dirs_exist_ok=True)
         copy.chmod(0o755)
         for path in (*copy.rglob("*"), copy):
-            _fsync(path)
+            fsync(path)
         copy.rename(target)
-        _fsync(target.parent)
+        fsync(target.parent)
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise
-
-
-def _replace_json(path: Path, document: dict[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(document) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

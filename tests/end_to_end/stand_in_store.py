@@ -20,10 +20,21 @@ from models.tasks import Task
 
 def make_store(root: Path, version: str = "stand-in-1", side: int = 64) -> ModelStore:
     """Make a store whose one version is active."""
-    staging = root / "staging"
+    store = ModelStore(root / "store")
+    add_version(store, root / "staging", version, _graph(side).SerializeToString(), side)
+    store.activate(Task.PNEUMONIA, version)
+    return store
+
+
+def add_stand_in(store: ModelStore, staging: Path, version: str, side: int) -> None:
+    """Publish one more version that answers the mean grey value, of images of another size."""
+    add_version(store, staging, version, _graph(side).SerializeToString(), side)
+
+
+def add_version(store: ModelStore, staging: Path, version: str, network: bytes, side: int) -> None:
+    """Publish a version with whatever bytes as its network; whether they can be loaded is not asked."""
     staging.mkdir(parents=True)
-    network = staging / "network.onnx"
-    onnx.save(_graph(side), network)
+    (staging / "network.onnx").write_bytes(network)
     manifest = Manifest(
         task=Task.PNEUMONIA,
         network="mean_grey",
@@ -33,16 +44,13 @@ def make_store(root: Path, version: str = "stand-in-1", side: int = 64) -> Model
         thresholds={"PNEUMONIA": 0.5},
         input_spec=InputSpec(height=side, width=side),
         output_names=("probability", "cam"),
-        files={"network.onnx": hashlib.sha256(network.read_bytes()).hexdigest()},
+        files={"network.onnx": hashlib.sha256(network).hexdigest()},
         licence="made by a test",
         created=datetime.now(UTC),
         radstream_version="0.1.0",
     )
     (staging / "manifest.json").write_text(manifest.model_dump_json(indent=2))
-    store = ModelStore(root / "store")
     store.publish(Task.PNEUMONIA, staging)
-    store.activate(Task.PNEUMONIA, version)
-    return store
 
 
 def _graph(side: int) -> onnx.ModelProto:

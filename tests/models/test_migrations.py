@@ -52,7 +52,7 @@ def _schema(engine: Engine) -> dict[str, object]:
 def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(bare: Engine) -> None:
     assert current_revision(bare) is None
     migrate(bare)
-    assert current_revision(bare) == newest_revision() == "0003"
+    assert current_revision(bare) == newest_revision() == "0004"
 
 
 def test_migrating_twice_changes_nothing(bare: Engine) -> None:
@@ -120,6 +120,28 @@ def test_a_step_back_takes_the_landmarks_away_and_keeps_the_congestion_scores(ba
     _alembic(bare, command.downgrade, "0002")
     assert _schema(bare) == before
     assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+
+
+def test_a_step_back_takes_the_shadow_findings_away_and_no_view_ever_shows_them(bare: Engine) -> None:
+    migrate(bare, "0003")
+    before = _schema(bare)
+    definitions = {name: _definition(bare, name) for name in VIEWS}
+    _insert(bare, task="pneumonia")
+    read = text("SELECT sop_instance_uid, pneumonia_version, pneumonia_probability FROM instance_findings")
+    found = [("1.2.3", "1.0", 0.75)]
+    migrate(bare)
+    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    shadow = (
+        "INSERT INTO shadow_finding VALUES (1, 1, 'pneumonia', '1.0', '1.1', 0.75, 0.25, FALSE, 0.5, '{}', 'p', 'fp32',"
+        " '2026-01-01 12:00:00+00:00')"
+    )
+    with bare.begin() as connection:
+        connection.execute(text(shadow))
+        assert [tuple(row) for row in connection.execute(read)] == found
+    _alembic(bare, command.downgrade, "0003")
+    assert _schema(bare) == before
     with bare.begin() as connection:
         assert [tuple(row) for row in connection.execute(read)] == found
 
@@ -206,6 +228,10 @@ def test_closed_sets_and_ranges_are_checked_by_the_database(database: Engine) ->
         "ck_height_finding_mm_together",
         "ck_slip_finding_slip_kind",
         "ck_slip_finding_grade_range",
+        "ck_shadow_finding_task",
+        "ck_shadow_finding_live_score_range",
+        "ck_shadow_finding_shadow_score_range",
+        "ck_shadow_finding_difference_range",
     } <= checks
 
 

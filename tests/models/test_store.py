@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from models.pixels.spec import InputSpec
+from models.store.activation import Activation
 from models.store.manifest import Manifest
-from models.store.store import Activation, ModelStore, StoreError, open_version
+from models.store.store import ModelStore, StoreError, open_version
 from models.tasks import Task
 
 FILES = {"network.onnx": b"not really a graph", "report/metrics.json": b"{}"}

@@ -27,9 +27,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.orm import Session, sessionmaker
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_spine
+from line import Line
 
 from deploy.launcher import free_port
 from models.engines.engine import EngineInfo, Outputs
@@ -393,6 +395,22 @@ def outcomes(
         spine_manifest,
         make_landmarks,
     )
+
+
+@pytest.fixture
+def lay(
+    spool: Spool, outbox: Outbox, mean_engine: MeanEngine, sqlite_sessions: sessionmaker[Session]
+) -> Iterator[Callable[..., Line]]:
+    """Make pipelines; they are stopped when the test ends."""
+    lines: list[Line] = []
+
+    def make(sessions: sessionmaker[Session] | None = None, **options: Any) -> Line:
+        lines.append(Line(spool, outbox, sessions or sqlite_sessions, options.pop("engine", mean_engine), **options))
+        return lines[-1]
+
+    yield make
+    for line in lines:
+        line.stop()
 
 
 @pytest.fixture

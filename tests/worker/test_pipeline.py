@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ import cv2
 import numpy as np
 import pytest
 import stand_in_spine
+from line import Line, half_white
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -30,23 +28,17 @@ from models.pixels import lung_fields
 from models.pixels.limits import PixelLimits
 from models.pixels.radiograph import Radiograph
 from models.records.dicom import Instance, InstanceState
-from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
+from models.records.findings import ZoneFinding, ZoneSummary
 from models.records.inference import Inference
 from models.records.outputs import Delivery, Output
 from models.records.sessions import open_database, session_factory
 from models.records.spine import CobbFinding, Landmark, SpineSummary
 from models.requests import InferenceRequest, Lane
-from models.settings import PatientIdentity, Settings
-from models.spool import Spool
+from models.settings import Settings
 from models.zones import ZONES
 from worker import pipeline as pipeline_module
-from worker.metrics import WorkerMetrics
-from worker.outbox import Outbox
-from worker.pipeline import Done, Pipeline, PipelineLimits
+from worker.pipeline import Done
 from worker.routing import Routing
-from worker.settlement import Settlement, known_revision
-from worker.source import IdentityPolicy
-from worker.stages import StageContext
 
 Sessions = sessionmaker[Session]
 Eventually = Callable[..., None]
@@ -54,124 +46,11 @@ Eventually = Callable[..., None]
 AVERAGE_CHEST = Path(lung_fields.__file__).with_name("average_chest.png")
 
 
-def _half_white(share: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(64, 64) uint8, the right `share` of the columns white, the rest black: its mean is `share`."""
-    pixels = np.zeros((64, 64), np.uint8)
-    pixels[:, round(64 * (1 - share)) :] = 255
-    return pixels
-
-
-class Line:
-    """A pipeline and everything around it."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        outbox: Outbox,
-        sessions: Sessions,
-        engine: Any,
-        *,
-        routing: Routing | None = None,
-        limits: PixelLimits | None = None,
-        decode_timeout_s: float = 30.0,
-        decoders: int = 2,
-        max_batch: int = 8,
-        max_delay_s: float = 0.05,
-        outputs: bool = True,
-        others: tuple[Any, ...] = (),
-    ) -> None:
-        self.spool, self.outbox, self.sessions, self.engine = spool, outbox, sessions, engine
-        self.done: list[Done] = []
-        self.registry = CollectorRegistry()
-        self.metrics = WorkerMetrics(self.registry)
-        engines = {served.manifest.task: served for served in (engine, *others)}
-        self.pipeline = Pipeline(
-            spool=spool,
-            outbox=outbox,
-            engines=engines,
-            context=StageContext(
-                routing=routing or Routing.read(None),
-                identity=IdentityPolicy(PatientIdentity.FULL),
-                limits=limits or PixelLimits(),
-                input_specs={task: served.manifest.input_spec for task, served in engines.items()},
-                own_ae_titles=frozenset({"OUR_AI"}),
-                overlay_max_side=256 if outputs else 0,
-            ),
-            settlement=Settlement(sessions, "keep_first", ["archive"] if outputs else []),
-            revision_of=self._revision,
-            limits=PipelineLimits(max_batch, max_delay_s, decoders, decode_timeout_s),
-            metrics=self.metrics,
-            on_done=self.done.append,
-        )
-
-    def _revision(self, request: InferenceRequest) -> int:
-        with self.sessions() as session:
-            return known_revision(session, request.sop_instance_uid)
-
-    def accept(self, dataset: Dataset | bytes, uid: str | None = None, calling: str = "MODALITY") -> InferenceRequest:
-        """Put an instance into the spool as the SCP does."""
-        if isinstance(dataset, Dataset):
-            encoded = DicomBytesIO()
-            encoded.is_little_endian, encoded.is_implicit_VR = True, False
-            write_dataset(encoded, dataset)
-            data = encoded.getvalue()
-            uid = uid or str(dataset.SOPInstanceUID)
-        else:
-            data = dataset
-        writer = self.spool.begin(
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
-            sop_instance_uid=uid or "1.2.3",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            calling_ae_title=calling,
-            called_ae_title="RADSTREAM",
-            lane=Lane.ROUTINE,
-        )
-        with writer:
-            writer.write(data)
-            return self.spool.request_for(writer.commit())
-
-    def rows(self) -> dict[str, Instance]:
-        with self.sessions() as session:
-            return {row.sop_instance_uid: row for row in session.scalars(select(Instance))}
-
-    def probabilities(self) -> dict[str, float]:
-        with self.sessions() as session:
-            statement = (
-                select(Instance.sop_instance_uid, ClassificationFinding.probability)
-                .join(Inference, Inference.instance_id == Instance.id)
-                .join(ClassificationFinding, ClassificationFinding.inference_id == Inference.id)
-            )
-            return {uid: probability for uid, probability in session.execute(statement)}
-
-    def pending(self) -> list[str]:
-        return sorted(entry.sop_instance_uid for entry in self.spool.entries())
-
-    def set_aside(self) -> list[str]:
-        return sorted(entry.sop_instance_uid for entry in self.spool.set_aside_entries())
-
-    def sample(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
-
-
-@pytest.fixture
-def lay(spool: Spool, outbox: Outbox, mean_engine: Any, sqlite_sessions: Sessions) -> Iterator[Callable[..., Line]]:
-    """Make pipelines; they are stopped when the test ends."""
-    lines: list[Line] = []
-
-    def make(sessions: Sessions | None = None, **options: Any) -> Line:
-        lines.append(Line(spool, outbox, sessions or sqlite_sessions, mean_engine, **options))
-        return lines[-1]
-
-    yield make
-    for line in lines:
-        line.pipeline.stop(10)
-
-
 def test_a_chest_is_analysed_recorded_drawn_and_taken_out_of_the_spool(
     lay: Any, make_source: Any, eventually: Eventually
 ) -> None:
     line = lay()
-    request = line.accept(make_source("1.2.3", _half_white(0.75)))
+    request = line.accept(make_source("1.2.3", half_white(0.75)))
     line.pipeline.submit(request)
     eventually(lambda: line.done, timeout_s=60)
     assert line.done == [Done(request, InstanceState.DONE, None)]
@@ -194,7 +73,7 @@ def test_a_chest_is_analysed_recorded_drawn_and_taken_out_of_the_spool(
 def test_every_instance_of_a_batch_gets_its_own_answer(lay: Any, make_source: Any, eventually: Eventually) -> None:
     line = lay(max_delay_s=5.0, outputs=False)
     shares = {f"1.2.{number}": number / 16 for number in range(1, 13)}
-    requests = [line.accept(make_source(uid, _half_white(share))) for uid, share in shares.items()]
+    requests = [line.accept(make_source(uid, half_white(share))) for uid, share in shares.items()]
     for request in requests:
         line.pipeline.submit(request)
     eventually(lambda: len(line.done) == len(shares), timeout_s=60)
@@ -338,7 +217,7 @@ def test_an_engine_that_fails_on_a_batch_is_asked_for_each_instance_alone(
     line = lay(max_delay_s=5.0, outputs=False)
     out_of_memory = Transient(Reason.ENGINE_UNAVAILABLE, "out of memory")
     mean_engine.failures = [out_of_memory, out_of_memory]  # the batch, and the first of it alone
-    requests = [line.accept(make_source(f"1.{number}", _half_white(0.25))) for number in range(1, 5)]
+    requests = [line.accept(make_source(f"1.{number}", half_white(0.25))) for number in range(1, 5)]
     for request in requests:
         line.pipeline.submit(request)
     eventually(lambda: len(line.done) == 4, timeout_s=60)
@@ -525,7 +404,7 @@ def test_one_instance_whose_zones_are_no_probabilities_fails_alone(
     monkeypatch.setattr(csi_engine, "run", spoilt)
     line = lay(others=(csi_engine,), max_delay_s=5.0, outputs=False)
     shares = {"1.1": 0.25, "1.2": 1.0, "1.3": 0.5}
-    for request in [line.accept(make_source(uid, _half_white(share))) for uid, share in shares.items()]:
+    for request in [line.accept(make_source(uid, half_white(share))) for uid, share in shares.items()]:
         line.pipeline.submit(request)
     eventually(lambda: len(line.done) == 3, timeout_s=60)
     told = {done.request.sop_instance_uid: (done.state, done.reason) for done in line.done}
@@ -567,7 +446,7 @@ def test_a_finding_stands_when_its_output_cannot_be_made(lay: Any, make_source: 
 
 def test_an_instance_that_is_done_already_stays_as_it_is(lay: Any, make_source: Any, eventually: Eventually) -> None:
     line = lay()
-    source = make_source("1.2.3", _half_white(0.75))
+    source = make_source("1.2.3", half_white(0.75))
     first = line.accept(source)
     line.pipeline.submit(first)
     eventually(lambda: len(line.done) == 1, timeout_s=60)
@@ -723,7 +602,7 @@ def test_a_pipeline_that_had_nothing_to_do_stops_at_once(lay: Any) -> None:
 
 def test_many_threads_may_submit(lay: Any, make_source: Any, eventually: Eventually) -> None:
     line = lay(outputs=False)
-    requests = [line.accept(make_source(f"1.{number}", _half_white(0.5))) for number in range(1, 13)]
+    requests = [line.accept(make_source(f"1.{number}", half_white(0.5))) for number in range(1, 13)]
     threads = [threading.Thread(target=line.pipeline.submit, args=[request]) for request in requests]
     for thread in threads:
         thread.start()

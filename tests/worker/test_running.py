@@ -21,7 +21,8 @@ from models.errors import ConfigurationError
 from models.settings import Settings
 from models.store.store import ModelStore
 from models.tasks import Task
-from worker.running import check_schema, connect_redis, load_engines
+from worker.running import check_schema, connect_redis, engine_loader
+from worker.settings import WorkerSettings
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -171,9 +172,11 @@ def test_a_database_at_another_level_is_refused_with_what_to_type(tmp_path: Path
     engine.dispose()
 
 
-def test_a_store_without_active_versions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="RADSTREAM_MODEL_STORE"):
-        load_engines(ModelStore(tmp_path), threads=1)
+def test_an_unknown_provider_or_precision_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"ENGINE_PROVIDER: abacus is unknown; known are onnxruntime"):
+        engine_loader(WorkerSettings(engine_provider="abacus"))
+    with pytest.raises(ConfigurationError, match=r"ENGINE_PRECISION: int3 is unknown; known are .*int8"):
+        engine_loader(WorkerSettings(engine_precision="int3"))
 
 
 def test_a_wrong_redis_url_is_refused_without_being_quoted() -> None:

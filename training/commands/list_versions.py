@@ -19,7 +19,8 @@ _EPILOG: Final = """example:
   python -m training list
   python -m training list --runs runs --json
 
-Shows the versions of the model store, which of them serves, and what was measured. With --runs also the runs,
+Shows the versions of the model store, which of them serves, what was measured, and the engines that were built (a star
+marks the one that a worker takes by itself). With --runs also the runs,
 evaluations and cross-validations below a directory."""
 
 _PREFERRED_SPLITS: Final = ("test", "validation_shifted", "validation_perturbed", "validation", "cross_validation")
@@ -73,7 +74,8 @@ def _version_table(store: Path, versions: list[VersionRow]) -> Table:
     from rich.text import Text
 
     table = Table(title=f"model store {store}", title_justify="left")
-    for name in ("task", "version", "serves", "network", "measured on", *_FIGURES, "MB", "created"):
+    with_engines = ("engines",) if any(row.engines for row in versions) else ()
+    for name in ("task", "version", "serves", "network", "measured on", *_FIGURES, "MB", "created", *with_engines):
         table.add_column(name, justify="right" if name in (*_FIGURES, "MB") else "left")
     for row in versions:
         split = next((name for name in _PREFERRED_SPLITS if name in row.metrics), next(iter(row.metrics), None))
@@ -83,7 +85,8 @@ def _version_table(store: Path, versions: list[VersionRow]) -> Table:
             state = f"DAMAGED: {row.fault}"
         cells = [row.task, row.version, row.serves, state, split or "-"]
         cells += [*(_figure(metrics, name) for name in _FIGURES.values()), f"{row.size_bytes / _BYTES_PER_MB:.1f}"]
-        table.add_row(*(Text(cell) for cell in [*cells, (row.created or "-")[:10]]))
+        cells += [(row.created or "-")[:10], *("\n".join(row.engines) for _ in with_engines)]
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
