@@ -20,6 +20,7 @@ from training.commands.export import EXPORT
 from training.commands.gc import GC
 from training.commands.list_versions import LIST
 from training.commands.promote import PROMOTE
+from training.commands.regenerate import REGENERATE
 from training.commands.rollback import ROLLBACK
 from training.commands.search import SEARCH
 from training.commands.shadow import SHADOW
@@ -34,6 +35,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     COMPARE,
     EXPORT,
     BUILD,
+    REGENERATE,
     LIST,
     PROMOTE,
     ROLLBACK,

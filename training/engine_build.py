@@ -100,7 +100,9 @@ def build_and_publish(version: ModelVersion, request: BuildRequest, golden: Gold
         NotProven: the engine is outside of a bound; nothing is published.
         RadstreamError: the graph cannot be built, or the store not be written.
     """
-    _check_runs_here(request.provider)
+    if request.provider != PROVIDER:
+        _check_profile(request)  # before the time that reading plans and answering takes
+        _check_runs_here(request.provider)
     reference = OnnxRuntimeEngine(version, threads=max(request.threads))
     answers = answer_all(reference, golden.images, "answering with the reference")
     reference.close()
@@ -150,10 +152,22 @@ def candidates(version: ModelVersion, request: BuildRequest, images: Images | No
     if request.provider == PROVIDER and request.precision == FP32:
         yield Candidate(engine_key(version, FP32), None, 0.0)
         return
+    if request.provider != PROVIDER:
+        _check_profile(request)
     began = time.perf_counter()
     for graph in _graphs(version, request, images):
         yield (
             _onnx_file(version, graph, began) if request.provider == PROVIDER else _plan(version, request, graph, began)
+        )
+
+
+def _check_profile(request: BuildRequest) -> None:
+    """Refuse a plan that could not answer a single image: at the end of a feed one is alone in its batch."""
+    least = request.profile[0]
+    if least != 1:
+        raise ConfigurationError(
+            f"--batches: the least is {least}; a plan of {request.provider} must take a single image, "
+            f"so give 1 too, as in --batches 1,{least}"
         )
 
 
@@ -237,8 +251,6 @@ def _named(failure: NotProven) -> str:
 
 def _check_runs_here(provider: str) -> None:
     """See that there is a GPU for a plan before much time is spent on it."""
-    if provider == PROVIDER:
-        return
     from models.engines.tensorrt_cuda import CudaBinding
 
     try:

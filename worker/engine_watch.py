@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from models.engines.built import unreadable_engines
 from models.engines.engine import Engine
 from models.errors import ConfigurationError
 from models.store.activation import ACTIVE_NAME, Activation
@@ -210,6 +211,8 @@ class EngineWatch:
             return None
         try:
             opened = self._store.open(task, version)
+            for reason in unreadable_engines(opened):
+                log.warning("engine_passed_over", task=task.value, version=version, reason=reason)
             engine = load_with_low_priority(lambda: self._load(opened)) if shadow else self._load(opened)
         except Exception as error:
             # A version is data from elsewhere: whatever it does to a provider, memory included, the feed goes on.

@@ -79,7 +79,7 @@ class ZoneNetwork(nn.Module):
         kept = 1 - self.attenuation * (1 - places)  # (N or 1, 6, H, W)
         passes = (x[:, None] * kept[:, :, None]).flatten(0, 1)  # (N * 6, 3, H, W)
         feature_map = self.backbone(passes)
-        return torch.unflatten(feature_map, 0, (len(x), len(ZONES)))
+        return torch.unflatten(feature_map, 0, (-1, len(ZONES)))  # of any N, in an exported graph too
 
     def classify(self, maps: Tensor, fields: Tensor | None = None) -> Tensor:
         """Give logits ``(N, 6, 5)`` of `maps` ``(N, 6, K, h, w)``."""

@@ -199,6 +199,28 @@ def test_without_a_gpu_a_plan_is_not_even_begun(
     assert engines_of(version) == ()
 
 
+@pytest.mark.parametrize("unproven", [True, False])
+def test_a_plan_that_could_not_take_a_single_image_is_refused_before_anything_is_built(
+    version: ModelVersion,
+    class_folders: Path,
+    unproven: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*arguments: Any) -> None:
+        raise AssertionError("looked for a GPU or read the graph")
+
+    monkeypatch.setattr(engine_build, "_check_runs_here", never)
+    monkeypatch.setattr(engine_build, "with_single_weights", never)
+    more = ["--unproven", str(tmp_path / "plans")] if unproven else []
+    assert main(plan_arguments(version, class_folders, "--batches", "8,32", *more)) == 2
+    told = capsys.readouterr().err
+    assert "--batches: the least is 8; a plan of tensorrt must take a single image" in told
+    assert "--batches 1,8" in told
+    assert not (tmp_path / "plans").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -264,6 +264,24 @@ def test_the_mirror_image_gets_the_mirrored_answer(features: ZoneFeatures) -> No
         assert not torch.allclose(alone(image.flip(3))[0], alone(image)[0][:, order])
 
 
+@pytest.mark.parametrize("features", ZoneFeatures)
+def test_the_exported_graph_answers_batches_of_any_size(features: ZoneFeatures) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    members = [ZoneNetwork(Brightness(), features).eval() for _ in range(2)]
+    served = ServedZoneNetwork(ZONE_BACKBONES["brightness"], members, mirrored=True).eval()
+    proto = export_onnx(served, InputSpec(height=48, width=48), OUTPUT_NAMES)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    images = np.random.default_rng(0).random((5, 1, 48, 48)).astype(np.float32)
+    with torch.inference_mode():
+        probability, cam = (output.numpy() for output in served(torch.from_numpy(images)))
+    for count in (1, 2, 5):
+        answers = session.run(None, {"image": images[:count]})
+        assert answers[0] == pytest.approx(probability[:count], abs=1e-5)
+        assert answers[1] == pytest.approx(cam[:count], abs=1e-3)
+
+
 def test_every_map_lies_in_its_zone_and_has_one_place_of_full_heat() -> None:
     torch.manual_seed(0)
     network = ZoneNetwork(Brightness(), ZoneFeatures.SPATIAL).eval()

@@ -233,6 +233,19 @@ def test_promoting_the_serving_version_again_takes_the_engines_that_were_built_s
     assert bench.store.activation(TASK).previous == ()
 
 
+def test_built_engines_that_cannot_be_read_are_named_in_the_log_and_the_version_serves(bench: Bench) -> None:
+    folder = bench.store.root / TASK / "2" / "engines"
+    folder.mkdir()
+    (folder / "torn.json").write_text("{")
+    promote(bench.store, TASK, "2")
+    with capture_logs() as logs:
+        bench.watch.look()
+    assert bench.serving() == ("2", None, None)
+    (told,) = [entry for entry in logs if entry["event"] == "engine_passed_over"]
+    assert (told["log_level"], told["task"], told["version"]) == ("warning", "pneumonia", "2")
+    assert "torn.json: not the manifest of an engine" in told["reason"]
+
+
 def test_files_that_were_changed_after_publication_are_refused(bench: Bench) -> None:
     promote(bench.store, TASK, "2")
     (bench.store.root / TASK / "2" / "network.onnx").write_bytes(b"other")

@@ -154,7 +154,7 @@ def chosen_settings(given: dict[str, Any]) -> RunSettings:
     return settings
 
 
-def _found_settings(path: Path) -> dict[str, Any]:
+def found_settings(path: Path) -> dict[str, Any]:
     """Read what `search` has found."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
@@ -173,7 +173,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(resume(arguments.resume, given).path)
         return
     if arguments.from_file is not None:
-        given = {**_found_settings(arguments.from_file), **given}
+        given = {**found_settings(arguments.from_file), **given}
     settings = chosen_settings(given)
     from training.train import train
 
