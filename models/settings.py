@@ -106,6 +106,12 @@ class Settings(FileSettings):
 
     data_dir: Path = Field(Path("radstream-data"), description="Parent of the default spool, outbox and database.")
     spool_dir: Path | None = Field(None, description="The spool; default <data_dir>/spool.")
+    spool_archive_days: float = Field(
+        0, ge=0, le=3650, description="How long finished instances are kept for `backfill`; 0 keeps none."
+    )
+    spool_archive_max_gb: float = Field(
+        100, gt=0, description="Most that is kept of them, 10^9 bytes; the oldest go first."
+    )
     outbox_dir: Path | None = Field(None, description="Outputs waiting for delivery; default <data_dir>/outbox.")
     database_url: SecretStr | None = Field(
         None,

@@ -9,6 +9,7 @@ told us and the dataset does not: lane, time and content hash.
     <root>/incoming/<random>.part      being received; garbage after a crash, the sender got no Success for it
     <root>/pending/<hh>/<key>.dcm      accepted; removed by `finish`
     <root>/set_aside/<key>.dcm         could not be processed; kept for `python -m worker requeue`
+    <root>/archive/<day>/<key>.dcm     finished and kept for a while, see `models.spool_archive`; counted nowhere here
 
 The key is ``<SOP Instance UID>_<first 16 hex digits of the content hash>``: the same bytes sent twice meet in one
 file, other bytes under the same UID get a file of their own, and finishing one can never remove the other.
@@ -35,6 +36,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 from models.errors import Reason, Transient, Unprocessable
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SPOOL_PRIVATE_INFORMATION_UID
 from models.requests import REQUEST_VERSION, InferenceRequest, Lane
+from models.spool_archive import SpoolArchive
 
 PREAMBLE: Final = b"\x00" * 128 + b"DICM"
 KEY_PATTERN: Final = re.compile(r"(?P<uid>[0-9]+(\.[0-9]+)*)_(?P<digest>[0-9a-f]{16})")
@@ -85,8 +87,10 @@ class SpoolUsage:
 class Spool:
     """A spool in a local directory. Safe for any number of processes and threads on one host."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, archives: bool = False) -> None:
+        """`archives` says whether finished files may be kept."""
         self.root = root
+        self._archive = SpoolArchive(root) if archives else None
         self._incoming = root / "incoming"
         self._pending = root / "pending"
         self._set_aside = root / "set_aside"
@@ -223,9 +227,17 @@ class Spool:
 
     # Ending
 
-    def finish(self, key: str) -> None:
-        """Remove a file whose outcome is committed. Doing it twice is no error."""
-        self.path_of(key).unlink(missing_ok=True)
+    def finish(self, key: str, *, keep: bool = False) -> None:
+        """Remove a file whose outcome is committed, or move it to the archive. Doing it twice is no error.
+
+        Args:
+            key: of the file.
+            keep: whether it goes to the archive, where there is one.
+        """
+        if keep and self._archive is not None:
+            self._archive.keep(self.path_of(key))
+        else:
+            self.path_of(key).unlink(missing_ok=True)
 
     def set_aside(self, key: str) -> None:
         """Keep a file that could not be processed out of the way. Doing it twice is no error."""

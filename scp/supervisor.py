@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -24,6 +25,7 @@ from models.errors import ConfigurationError, Reason
 from models.records.sessions import open_database, session_factory
 from models.settings import Settings
 from models.spool import Spool
+from models.spool_archive import ArchiveLimits, SpoolArchive
 from models.telemetry import TelemetryServer, get_logger
 from scp import receiver
 from scp.metrics import ParentMetrics, SharedMetrics
@@ -105,6 +107,10 @@ class Supervisor:
             redis,
             scp_settings.sweep_interval_s,
             recount_above=scp_settings.max_pending * 9 // 10,
+            # Twice what makes us refuse, so that the archive gives way before anybody is refused.
+            trim_archive=partial(
+                SpoolArchive(settings.spool_path).trim, ArchiveLimits.of(settings), 2 * scp_settings.min_free_bytes
+            ),
         )
         self._notices = NoticeReader(self._registrar.submit)
         registry.register(SharedMetrics(self._scoreboard, self._spool, self._sweeper))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ GRACE_S: Final = 5.0
 """Younger files are the registrar's."""
 GROUP: Final = 250
 RECOUNT_S: Final = 1.0
+TRIM_ARCHIVE_S: Final = 60.0
 STALE_INCOMING_S: Final = 3600.0
 """A file being received for so long is not: its process died."""
 
@@ -54,6 +56,7 @@ class Sweeper:
         redis: Dependency,
         interval_s: float,
         recount_above: int,
+        trim_archive: Callable[[], int] | None = None,
     ) -> None:
         self._spool = spool
         self._queues = queues
@@ -63,7 +66,8 @@ class Sweeper:
         self._interval_s = interval_s
         self._recount_above = recount_above
         self._suspects: frozenset[str] = frozenset()
-        self._cleaned_at = 0.0
+        self._trim_archive = trim_archive
+        self._cleaned_at = self._trimmed_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sweeper", daemon=True)
         self.sweeps = 0
@@ -135,6 +139,7 @@ class Sweeper:
         while not self._stop.is_set():
             try:
                 self._clean_incoming()
+                self._clean_archive()
                 self.sweep()
             except Exception:
                 # A full or failing disk, or our own mistake: the next sweep tries again.
@@ -162,3 +167,16 @@ class Sweeper:
         removed = self._spool.discard_stale_incoming(STALE_INCOMING_S)
         if removed:
             log.info("stale_incoming_removed", count=removed)
+
+    def _clean_archive(self) -> None:
+        now = time.monotonic()
+        if self._trim_archive is None or (self._trimmed_at and now - self._trimmed_at < TRIM_ARCHIVE_S):
+            return
+        self._trimmed_at = now
+        try:
+            removed = self._trim_archive()
+        except OSError as error:  # never a reason to leave out the sweep
+            log.warning("archive_not_trimmed", exc_info=error)
+            return
+        if removed:
+            log.info("archive_trimmed", count=removed)

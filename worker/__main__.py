@@ -23,6 +23,7 @@ examples:
   python -m worker requeue --failed            try failed instances again
   python -m worker redeliver --dead            send given-up outputs again
   python -m worker shadow-report --task csi    how a version in the shadow compares
+  python -m worker backfill --task csi --where 'study_date >= 2026-01-01'   what a newer version could see again
 """
 
 
@@ -79,7 +80,39 @@ def _parser() -> argparse.ArgumentParser:
         default="table",
         help="default: table; csv has the most different instances alone",
     )
+    _add_backfill(commands)
     return parser
+
+
+def _add_backfill(commands: Any) -> None:
+    backfill = commands.add_parser(
+        "backfill",
+        help="let a version answer for instances that others have answered",
+        description="Previews, unless --yes is given. An instance is taken when it is done and another version has "
+        "answered the task. Views show the answer that was inferred last. Running it again goes on where it stopped.",
+    )
+    backfill.add_argument("--task", type=Task, choices=list(Task), required=True, metavar="TASK")
+    backfill.add_argument("--version", metavar="VERSION", help="default: the active one")
+    backfill.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="'KEY OP VALUE'",
+        help="only such instances, e.g. 'study_date >= 2026-01-31' 'modality != CR'; all must hold",
+    )
+    backfill.add_argument("--limit", type=int, default=0, help="run at most so many; 0 for all (default 0)")
+    backfill.add_argument(
+        "--rate", type=float, default=60, metavar="PER_MINUTE", help="0 as fast as it goes (default 60)"
+    )
+    backfill.add_argument("--deliver", action="store_true", help="make outputs as well and send them")
+    backfill.add_argument(
+        "--accept-changed", action="store_true", help="take instances from the PACS whose bytes have changed"
+    )
+    chosen = backfill.add_mutually_exclusive_group()
+    chosen.add_argument("--yes", action="store_true", help="run it")
+    chosen.add_argument("--dry-run", action="store_true", help="only preview (default)")
+    _add_format(backfill)
 
 
 def _add_format(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +179,10 @@ def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> 
         if arguments.command == "shadow-report":
             _report_shadows(arguments, session_factory(database))
             return 0
+        if arguments.command == "backfill":
+            from worker.backfill_command import backfill
+
+            return backfill(arguments, settings, own, session_factory(database))
         sessions, spool = session_factory(database), Spool(settings.spool_path)
         if arguments.command == "status":
             rows, title = commands.status(sessions, spool, connect_redis(settings)), "status"

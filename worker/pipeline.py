@@ -368,7 +368,8 @@ class Pipeline:
             if state is InstanceState.FAILED:
                 self._spool.set_aside(key)
             elif state is not InstanceState.RECEIVED:
-                self._spool.finish(key)
+                # What was skipped no version has seen, so none will be asked to see it again.
+                self._spool.finish(key, keep=state is not InstanceState.SKIPPED)
         except OSError as error:
             # The sweeper will offer it again, and settling again finds a settled instance.
             log.warning("spool_file_not_finished", spool_key=key, exc_info=error)

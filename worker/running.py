@@ -108,11 +108,12 @@ def check_schema(database: DatabaseEngine) -> None:
 def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str | None = None) -> int:
     """Work until SIGTERM or SIGINT; give the exit status."""
     stopping = _stop_on_signal()
-    context = _stage_context(settings, own)
+    context = stage_context(settings, own)
     database = open_database(settings)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    spool, outbox = Spool(settings.spool_path), Outbox(settings.outbox_path)
+    spool = Spool(settings.spool_path, archives=settings.spool_archive_days > 0)
+    outbox = Outbox(settings.outbox_path)
     spool.prepare()
     outbox.prepare()
     sessions = session_factory(database)
@@ -138,7 +139,7 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
             context=context,
             settlement=settlement,
             revision_of=lambda request: _revision(sessions, request),
-            limits=_pipeline_limits(own),
+            limits=pipeline_limits(own),
             metrics=metrics,
             on_done=lambda done: done_listeners[0](done),
             shadows=shadows,
@@ -167,7 +168,8 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
     return 0 if clean else 1
 
 
-def _stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
+def stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
+    """Say what every preparation needs, by the settings."""
     return StageContext(
         routing=Routing.read(own.routing_file),
         identity=IdentityPolicy.of(settings),
@@ -177,7 +179,8 @@ def _stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
     )
 
 
-def _pipeline_limits(own: WorkerSettings) -> PipelineLimits:
+def pipeline_limits(own: WorkerSettings) -> PipelineLimits:
+    """Say the sizes and times of a pipeline, by the settings."""
     return PipelineLimits(
         max_batch=own.max_batch,
         max_delay_s=own.max_delay_s,

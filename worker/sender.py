@@ -18,7 +18,7 @@ from models.errors import ConfigurationError, Reason
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from models.requestor import keep_answers, without_delay
 from models.telemetry import get_logger
-from worker.settings import Destination
+from worker.settings import Destination, RemoteEntity
 
 log = get_logger("worker.sender")
 
@@ -64,7 +64,7 @@ class Sender:
             self._ae.add_requested_context(storage_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._ae.connection_timeout = min(timeout_s, 10.0)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
-        self._tls = _tls_arguments(destination)
+        self._tls = tls_arguments(destination, f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name}")
         self._association: Association | None = None
         self._used_at = 0.0
 
@@ -151,15 +151,22 @@ def judge(status: int) -> SendResult:
     return SendResult(status, Reason.DESTINATION_REFUSED, permanent=not temporary)
 
 
-def _tls_arguments(destination: Destination) -> dict[str, Any]:
-    if not destination.tls:
+def tls_arguments(entity: RemoteEntity, files: str) -> dict[str, Any]:
+    """Give what ``AE.associate`` is told of TLS.
+
+    Args:
+        entity: that will be called.
+        files: the setting that names its TLS files, for the error.
+
+    Raises:
+        ConfigurationError: the files cannot be read.
+    """
+    if not entity.tls:
         return {}
     try:
-        context = ssl.create_default_context(cafile=destination.tls_ca)
-        if destination.tls_certificate is not None:
-            context.load_cert_chain(destination.tls_certificate, destination.tls_key)
+        context = ssl.create_default_context(cafile=entity.tls_ca)
+        if entity.tls_certificate is not None:
+            context.load_cert_chain(entity.tls_certificate, entity.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name} cannot be read"
-        ) from error
-    return {"tls_args": (context, destination.host)}
+        raise ConfigurationError(f"{files} cannot be read") from error
+    return {"tls_args": (context, entity.host)}

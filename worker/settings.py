@@ -11,17 +11,15 @@ from pydantic_settings import SettingsConfigDict
 from models.settings import AETitle, FileSettings
 
 
-class Destination(BaseModel):
-    """An application entity that receives outputs.
+class RemoteEntity(BaseModel):
+    """An application entity that we call.
 
     Attributes:
-        name: our name for it, in records and metrics.
         tls: use TLS; the files are PEM, `tls_ca` alone checks the peer, certificate and key identify us.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     ae_title: AETitle
@@ -30,6 +28,16 @@ class Destination(BaseModel):
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+
+
+class Destination(RemoteEntity):
+    """An application entity that receives outputs.
+
+    Attributes:
+        name: our name for it, in records and metrics.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class WorkerSettings(FileSettings):
@@ -53,6 +61,13 @@ class WorkerSettings(FileSettings):
     overlay_max_side: int = Field(1024, ge=256, le=4096, description="Longest side of overlay pictures, pixels.")
     routing_file: Path | None = Field(None, description="Routing rules (TOML); default the shipped rules.")
     destinations: tuple[Destination, ...] = Field((), description="Where outputs go; none means none are made.")
+
+    backfill_source: RemoteEntity | None = Field(
+        None, description="PACS that `backfill` fetches instances from (C-GET) which the spool archive does not hold."
+    )
+    backfill_timeout_s: float = Field(60, gt=0, le=3600, description="Longest wait for that PACS's next message.")
+    backfill_idle_only: bool = Field(True, description="`backfill` works only while the queues are empty.")
+    backfill_poll_s: float = Field(3, gt=0, le=600, description="How often it looks whether they are.")
 
     poll_interval_s: float = Field(0.02, gt=0, le=5, description="How often an idle worker looks at the queues.")
     heartbeat_interval_s: float = Field(5, gt=0, le=60)

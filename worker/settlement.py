@@ -153,6 +153,45 @@ class Settlement:
         session.flush()
         return outcome.state
 
+    def supplement(self, sop_instance_uid: str, content_sha256: str, result: TaskResult, inferred_at: datetime) -> bool:
+        """Record what one more version found in an instance that is done; its state and other findings stay.
+
+        Returns:
+            False where nothing was written: the version has answered already, or the instance is not done any more or
+            has other bytes.
+
+        Raises:
+            Transient: the database is away; nothing was written.
+            SQLAlchemyError: it refuses the finding.
+        """
+        version = select(ModelVersion.id).where(
+            ModelVersion.task == result.manifest.task, ModelVersion.version == result.manifest.version
+        )
+        try:
+            with self._sessions.begin() as session:
+                row = session.scalars(
+                    select(Instance)
+                    .where(
+                        Instance.sop_instance_uid == sop_instance_uid,
+                        Instance.content_sha256 == content_sha256,
+                        Instance.state == InstanceState.DONE,
+                    )
+                    .with_for_update()
+                ).one_or_none()
+                if row is None:
+                    return False
+                answered = select(Inference.id).where(
+                    Inference.instance_id == row.id, Inference.model_version_id.in_(version)
+                )
+                if session.scalar(answered) is not None:
+                    return False
+                self._write_result(session, row, result, inferred_at)
+                return True
+        except SQLAlchemyError as error:
+            if is_outage(error):
+                raise Transient(Reason.DATABASE_UNAVAILABLE) from error
+            raise
+
     def _write_result(self, session: Session, row: Instance, result: TaskResult, inferred_at: datetime) -> None:
         version_id = _model_version_id(session, result.manifest)
         inference = Inference(

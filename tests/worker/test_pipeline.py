@@ -510,9 +510,9 @@ def test_the_file_is_finished_after_the_commit_never_before(
     seen: list[InstanceState | None] = []
     finish = line.spool.finish
 
-    def noted(key: str) -> None:
+    def noted(key: str, **how: bool) -> None:
         seen.append(line.rows()["1.2.3"].state)
-        finish(key)
+        finish(key, **how)
 
     monkeypatch.setattr(line.spool, "finish", noted)
     line.pipeline.submit(line.accept(make_source()))
