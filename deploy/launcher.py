@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 _SERVICE_PORTS = (20_000, 32_000)
+_RANDOM = random.SystemRandom()
 """Above the well-known services, below what Linux (from 32768) and IANA (from 49152) take for outgoing connections."""
 _PORT_TRIES = 100
 _LAST_LINES = 5
@@ -38,13 +39,14 @@ def free_port() -> int:
     """Give a TCP port that nobody listens on now.
 
     Not one of those that the system gives to outgoing connections: between the choice and the use of it, a connection
-    of another process would take it.
+    of another process would take it. And not by the generator that whoever calls may have seeded: two processes with
+    one seed would draw the same ports.
 
     Raises:
         LaunchError: none was found.
     """
     for _ in range(_PORT_TRIES):
-        port = random.randrange(*_SERVICE_PORTS)
+        port = _RANDOM.randrange(*_SERVICE_PORTS)
         with socket.socket() as listener:
             # As servers do, so that what a former connection left behind is no hindrance.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

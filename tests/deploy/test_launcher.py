@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import sys
 from pathlib import Path
@@ -24,8 +25,16 @@ def test_a_port_that_is_listened_on_is_not_free(monkeypatch: pytest.MonkeyPatch)
         taken = listener.getsockname()[1]
         other = free_port()
         drawn = iter([taken, other])
-        monkeypatch.setattr("deploy.launcher.random.randrange", lambda *_: next(drawn))
+        monkeypatch.setattr("deploy.launcher._RANDOM.randrange", lambda *_: next(drawn))
         assert free_port() == other
+
+
+def test_a_seed_does_not_say_which_port_is_drawn() -> None:
+    drawn = set()
+    for _ in range(4):
+        random.seed(0)
+        drawn.add(free_port())
+    assert len(drawn) > 1
 
 
 def test_a_process_that_ends_at_once_is_reported_with_what_it_said(tmp_path: Path) -> None:
