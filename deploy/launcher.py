@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Self
 
 _SERVICE_PORTS = (20_000, 32_000)
-_RANDOM = random.SystemRandom()
 """Above the well-known services, below what Linux (from 32768) and IANA (from 49152) take for outgoing connections."""
+_RANDOM = random.SystemRandom()
 _PORT_TRIES = 100
 _LAST_LINES = 5
 
