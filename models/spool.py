@@ -34,19 +34,14 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
 from models.errors import Reason, Transient, Unprocessable
-from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, SPOOL_PRIVATE_INFORMATION_UID
 from models.requests import REQUEST_VERSION, InferenceRequest, Lane
 from models.spool_archive import SpoolArchive
+from models.spool_header import MAX_HEADER_LENGTH, decode_header, encode_header, encode_private_information
 
-PREAMBLE: Final = b"\x00" * 128 + b"DICM"
 KEY_PATTERN: Final = re.compile(r"(?P<uid>[0-9]+(\.[0-9]+)*)_(?P<digest>[0-9a-f]{16})")
 UID_PATTERN: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 MAX_UID_LENGTH: Final = 64
 """Characters, PS3.5 section 9.1."""
-
-# The private meta information has a fixed length, so that it can be filled in after the dataset has streamed past.
-_PRIVATE_INFORMATION_LENGTH: Final = 192
-_MAX_HEADER_LENGTH: Final = 2048
 
 _WRITE_BACK_BYTES: Final = 1 << 20
 """While a dataset arrives, the kernel is asked to write each such stretch to disk, so that fsync finds little to do."""
@@ -85,10 +80,14 @@ class SpoolUsage:
 
 
 class Spool:
-    """A spool in a local directory. Safe for any number of processes and threads on one host."""
+    """A spool in a local directory. Safe for any number of processes and threads on one host.
+
+    Args:
+        root: the directory.
+        archives: whether finished files may be kept, see `finish`.
+    """
 
     def __init__(self, root: Path, *, archives: bool = False) -> None:
-        """`archives` says whether finished files may be kept."""
         self.root = root
         self._archive = SpoolArchive(root) if archives else None
         self._incoming = root / "incoming"
@@ -129,7 +128,7 @@ class Spool:
         for uid in (sop_class_uid, sop_instance_uid, transfer_syntax_uid):
             if not is_valid_uid(uid):
                 raise Unprocessable(Reason.MALFORMED_DATASET, "a UID of the C-STORE request is not valid")
-        header = _encode_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, called_ae_title)
+        header = encode_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_ae_title, called_ae_title)
         return SpoolWriter(self, sop_instance_uid, lane, header)
 
     def incoming_path(self) -> Path:
@@ -195,7 +194,7 @@ class Spool:
         """
         try:
             with self.path_of(key).open("rb") as file:
-                meta = _decode_header(file.read(_MAX_HEADER_LENGTH))
+                meta = decode_header(file.read(MAX_HEADER_LENGTH))
             told = json.loads(meta["0102"])
             return InferenceRequest.from_payload(
                 {
@@ -339,7 +338,7 @@ class SpoolWriter:
         self.received_at = round(time.time(), 6)
         key = f"{self._sop_instance_uid}_{self.content_sha256[:16]}"
         target = self._spool.path_of(key)
-        information = _encode_private_information(self.content_sha256, self.lane, self.received_at)
+        information = encode_private_information(self.content_sha256, self.lane, self.received_at)
         try:
             descriptor = self._file.fileno()
             os.pwrite(descriptor, information, self._header_length - len(information))
@@ -368,75 +367,6 @@ class SpoolWriter:
     ) -> None:
         if not self._file.closed:
             self.abort()
-
-
-def _encode_header(
-    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae_title: str, called_ae_title: str
-) -> bytes:
-    # PS3.10 7.1: group 0002, Explicit VR Little Endian, ascending. Encoded by hand, because pydicom takes longer for
-    # it than the disk takes for a radiograph.
-    body = b"".join(
-        (
-            _long_element(0x0001, b"OB", b"\x00\x01"),  # File Meta Information Version
-            _uid_element(0x0002, sop_class_uid),
-            _uid_element(0x0003, sop_instance_uid),
-            _uid_element(0x0010, transfer_syntax_uid),
-            _uid_element(0x0012, IMPLEMENTATION_CLASS_UID),
-            _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-            _short_element(0x0016, b"AE", calling_ae_title, b" "),  # Source Application Entity Title
-            _short_element(0x0018, b"AE", called_ae_title, b" "),  # Receiving Application Entity Title
-            _uid_element(0x0100, SPOOL_PRIVATE_INFORMATION_UID),
-            # (0002,0102) has the highest tag of the group, so it is the end of the header.
-            _long_element(0x0102, b"OB", b" " * _PRIVATE_INFORMATION_LENGTH),
-        )
-    )
-    return PREAMBLE + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
-
-
-def _uid_element(element: int, uid: str) -> bytes:
-    return _short_element(element, b"UI", uid, b"\x00")
-
-
-def _short_element(element: int, vr: bytes, text: str, padding: bytes) -> bytes:
-    value = text.encode("ascii", "replace")
-    if len(value) % 2:
-        value += padding
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
-
-
-def _long_element(element: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2s2xI", 2, element, vr, len(value)) + value
-
-
-def _decode_header(start: bytes) -> dict[str, bytes]:
-    """Split our own meta information into values by element number, padding removed.
-
-    Raises:
-        ValueError, struct.error: it is not a Part 10 file with our meta information.
-    """
-    if not start.startswith(PREAMBLE[128:], 128):
-        raise ValueError("not a Part 10 file")
-    position = len(PREAMBLE)
-    end = position + 12 + struct.unpack_from("<I", start, position + 8)[0]
-    values: dict[str, bytes] = {}
-    while position < end:
-        group, element, vr, length = struct.unpack_from("<HH2sH", start, position)
-        position += 8
-        if vr == b"OB":
-            (length,) = struct.unpack_from("<I", start, position)
-            position += 4
-        if group != 2 or position + length > len(start):
-            raise ValueError("not our meta information")
-        values[f"{element:04x}"] = start[position : position + length].rstrip(b"\x00 ")
-        position += length
-    if values.get("0100") != SPOOL_PRIVATE_INFORMATION_UID.encode("ascii"):
-        raise ValueError("not our meta information")
-    return values
-
-
-def _encode_private_information(sha256: str, lane: Lane, received_at: float) -> bytes:
-    told = {"sha256": sha256, "lane": lane.value, "received_at": received_at}
-    return json.dumps(told).encode().ljust(_PRIVATE_INFORMATION_LENGTH)
 
 
 def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> int:

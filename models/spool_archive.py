@@ -11,9 +11,7 @@ arriving instances. The files are what the sender sent, patients included.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,12 +24,6 @@ from models.settings import Settings
 
 ARCHIVE_NAME: Final = "archive"
 DAY_S: Final = 86_400.0
-
-_META_START: Final = 132
-"""Bytes before the file meta information: preamble and prefix (PS3.10, 7.1)."""
-_LENGTH_ELEMENT: Final = struct.Struct("<HH2sHI")
-"""(0002,0000), which tells the length of the rest of the group."""
-_HASH_BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +134,3 @@ class SpoolArchive:
         for day in self._days():
             with suppress(OSError):  # it is not empty
                 day.rmdir()
-
-
-def dataset_sha256(path: Path) -> str:
-    """Give the hex digest of the encoded dataset in a Part 10 file, without its meta information.
-
-    It is what the ledger calls `content_sha256`.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it has no file meta information.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        start = file.read(_META_START + _LENGTH_ELEMENT.size)
-        if len(start) < _META_START + _LENGTH_ELEMENT.size or start[_META_START - 4 : _META_START] != b"DICM":
-            raise ValueError("not a Part 10 file")
-        group, element, _, _, length = _LENGTH_ELEMENT.unpack_from(start, _META_START)
-        if (group, element) != (2, 0):
-            raise ValueError("not a Part 10 file")
-        file.seek(length, os.SEEK_CUR)
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

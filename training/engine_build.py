@@ -19,6 +19,7 @@ import onnx
 from onnx import ModelProto
 
 from models.engines.built import (
+    FOLDER,
     FP32,
     EngineKey,
     EngineManifest,
@@ -156,9 +157,10 @@ def candidates(version: ModelVersion, request: BuildRequest, images: Images | No
         _check_profile(request)
     began = time.perf_counter()
     for graph in _graphs(version, request, images):
-        yield (
-            _onnx_file(version, graph, began) if request.provider == PROVIDER else _plan(version, request, graph, began)
-        )
+        if request.provider == PROVIDER:
+            yield _onnx_file(version, request, graph, began)
+        else:
+            yield _plan(version, request, graph, began)
 
 
 def _check_profile(request: BuildRequest) -> None:
@@ -190,8 +192,8 @@ def _graphs(version: ModelVersion, request: BuildRequest, images: Images | None)
         quantiser.close()
 
 
-def _onnx_file(version: ModelVersion, graph: ModelProto, began: float) -> Candidate:
-    return Candidate(engine_key(version, INT8), graph.SerializeToString(), time.perf_counter() - began)
+def _onnx_file(version: ModelVersion, request: BuildRequest, graph: ModelProto, began: float) -> Candidate:
+    return Candidate(engine_key(version, request.precision), graph.SerializeToString(), time.perf_counter() - began)
 
 
 def _plan(version: ModelVersion, request: BuildRequest, graph: ModelProto, began: float) -> Candidate:
@@ -216,7 +218,7 @@ def open_candidate(version: ModelVersion, candidate: Candidate, threads: int | N
     """
     if candidate.content is None:
         return OnnxRuntimeEngine(version, threads=threads)
-    path = version.directory / "engines" / candidate.key.file_name
+    path = version.directory / FOLDER / candidate.key.file_name
     if candidate.key.provider == PROVIDER:
         file = OnnxFile(path, candidate.content, candidate.key.precision)
         return OnnxRuntimeEngine(version, threads=threads, file=file)

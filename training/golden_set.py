@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.engines.engine import Outputs
 from models.errors import ConfigurationError
 from models.pixels.spec import InputSpec
+from models.spine.schemas import schema_of_labels
 from models.store.manifest import Manifest
 from models.tasks import Task
 from training.classes import POSITIVE, classes_of
@@ -151,8 +152,6 @@ def _of_zones(images: Sequence[ZoneImage]) -> Measure:
 
 
 def _of_landmarks(images: Sequence[LandmarkImage], manifest: Manifest) -> Measure:
-    from models.spine.schemas import schema_of_labels
-
     schema = schema_of_labels(manifest.labels)
     if schema is None:
         raise ConfigurationError("the labels of the version are no schema of landmarks")

@@ -29,7 +29,8 @@ from models.errors import Reason, Skipped, Transient, Unprocessable
 from models.records.base import utc_now
 from models.requests import QUEUE_NAMES
 from models.spool import Spool
-from models.spool_archive import SpoolArchive, dataset_sha256
+from models.spool_archive import SpoolArchive
+from models.spool_header import dataset_sha256
 from models.telemetry import get_logger
 from worker import stages
 from worker.backfill_selection import Candidate

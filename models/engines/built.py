@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,10 +27,13 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.store.durable import write_whole
 from models.store.store import ModelVersion, StoreError
 
 FOLDER: Final = "engines"
 FP32: Final = "fp32"
+AUTO: Final = "auto"
+"""In place of a precision: the engine that was chosen by measurement when engines were built."""
 
 _KEY_DIGITS: Final = 32
 _SUFFIX: Final = {"onnxruntime": ".onnx"}
@@ -245,8 +246,8 @@ def publish_engine(version: ModelVersion, manifest: EngineManifest, content: byt
         if content is not None:
             with suppress(FileNotFoundError):
                 path.unlink()
-            _write_whole(path.with_name(manifest.key.file_name), content)
-        _write_whole(path, _json_of(manifest))
+            write_whole(path.with_name(manifest.key.file_name), content)
+        write_whole(path, _json_of(manifest))
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
     return path
@@ -267,7 +268,7 @@ def choose(version: ModelVersion, chosen: EngineKey) -> None:
         marked = rival.model_copy(update={"chosen": rival.key == chosen})
         if marked != rival:
             try:
-                _write_whole(_json_path(version, rival.key), _json_of(marked))
+                write_whole(_json_path(version, rival.key), _json_of(marked))
             except OSError as error:
                 raise StoreError(f"{_json_path(version, rival.key)}: cannot be written: {error.strerror}") from error
 
@@ -363,23 +364,3 @@ def _json_path(version: ModelVersion, key: EngineKey) -> Path:
 
 def _json_of(manifest: EngineManifest) -> bytes:
     return (manifest.model_dump_json(indent=2) + "\n").encode()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.engines.answers import check_first_answer, check_landmarks
-from models.engines.built import FP32, EngineKey, chosen_engine, find_engine, network_sha256, rivals_of
+from models.engines.built import AUTO, FP32, EngineKey, chosen_engine, find_engine, network_sha256, rivals_of
 from models.engines.cpu import cpu_device
 from models.engines.engine import EngineInfo, Outputs
 from models.errors import Reason, Transient
@@ -26,8 +26,6 @@ from models.store.store import ModelVersion, StoreError
 
 PROVIDER: Final = "onnxruntime"
 INPUT_NAME: Final = "image"
-AUTO: Final = "auto"
-"""In place of a precision: the one that was chosen by measurement when engines were built."""
 
 # ONNX Runtime's exceptions have no root of their own; bad_alloc arrives as MemoryError or RuntimeError.
 _ORT_ERRORS: Final[tuple[type[Exception], ...]] = (

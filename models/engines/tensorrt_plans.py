@@ -7,14 +7,11 @@ looked up.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
 
-from models.engines.built import FOLDER, EngineManifest, best_speed, chosen_engine, engines_of, find_engine
+from models.engines.built import AUTO, FOLDER, EngineManifest, best_speed, chosen_engine, engines_of, find_engine
 from models.engines.tensorrt import TensorRTEngine
 from models.engines.tensorrt_binding import Binding, BindingError, is_for
 from models.store.store import ModelVersion, StoreError
-
-AUTO: Final = "auto"
 
 
 def load_tensorrt(

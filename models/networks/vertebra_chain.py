@@ -32,6 +32,8 @@ _STEEPEST: Final = 1.5
 _TILTS: Final = 17
 _LEAST_HEAT: Final = 1e-3
 """Share of the heat of a corner that every row has: a corner that is elsewhere must not forbid a vertebra."""
+_LEAST_WEIGHT: Final = 1e-3
+"""Of all rows together, where a corner would lie beyond the image."""
 _LEAST_DISTANCE: Final = 1.0
 """Cells; of a film on which nothing is found."""
 _FEWEST_CELLS: Final = 3.0
@@ -92,7 +94,7 @@ def _evidence(rows: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
     # How much the heat of each row counts for each middle: a Gaussian about where the corner would be.
     apart = cells[:, None] - cells - offsets[..., None, None]  # (N, tilts, 4, row, middle)
     near = torch.exp(-0.5 * (apart / _deviation(_BLUR, distance)[:, None, None, None, None]).square())
-    near = near / near.sum(dim=3, keepdim=True).clamp_min(_LEAST_HEAT)
+    near = near / near.sum(dim=3, keepdim=True).clamp_min(_LEAST_WEIGHT)
     heat = rows.transpose(1, 2)[:, None] @ near  # (N, tilts, 4, V, middle)
     best, which = torch.log(heat + _LEAST_HEAT).sum(dim=2).max(dim=1)
     return best, tilts[which]

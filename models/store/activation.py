@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.store.durable import write_whole
 
 ACTIVE_NAME: Final = "active.json"
 LOCK_NAME: Final = ".lock"
@@ -112,26 +113,5 @@ def replace_activation(directory: Path, activation: Activation) -> None:
     Raises:
         OSError: it cannot be written; the old one stays.
     """
-    path = directory / ACTIVE_NAME
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=directory)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(activation.model_dump(mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-    fsync(directory)
-
-
-def fsync(path: Path) -> None:
-    """Make a file, or the names in a directory, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    document = json.dumps(activation.model_dump(mode="json")) + "\n"
+    write_whole(directory / ACTIVE_NAME, document.encode())

@@ -26,7 +26,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from models.errors import ConfigurationError
-from models.store.activation import ACTIVE_NAME, VERSION_NAME, Activation, fsync, locked, replace_activation
+from models.store.activation import ACTIVE_NAME, VERSION_NAME, Activation, locked, replace_activation
+from models.store.durable import fsync
 from models.store.manifest import Manifest
 from models.tasks import Task
 

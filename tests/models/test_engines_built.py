@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from models.engines import built
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_version import write_version
+
 from models.engines.built import (
     Check,
     EngineKey,
@@ -27,10 +32,7 @@ from models.engines.built import (
     rivals_of,
     unreadable_engines,
 )
-from models.pixels.spec import InputSpec
-from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError, open_version
-from models.tasks import Task
 
 NETWORK = b"not really a graph"
 NETWORK_SHA256 = hashlib.sha256(NETWORK).hexdigest()
@@ -40,21 +42,7 @@ PLAN = b"not really a plan"
 
 @pytest.fixture
 def version(tmp_path: Path) -> ModelVersion:
-    (tmp_path / "network.onnx").write_bytes(NETWORK)
-    manifest = Manifest(
-        task=Task.PNEUMONIA,
-        network="none",
-        version="1.0.0",
-        labels=("NORMAL", "PNEUMONIA"),
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability", "cam"),
-        files={"network.onnx": NETWORK_SHA256},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
-    return open_version(tmp_path)
+    return write_version(tmp_path, NETWORK)
 
 
 def proof(value: float = 0.001) -> Proof:
@@ -203,7 +191,7 @@ def test_no_json_stands_when_the_engine_file_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(built.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(StoreError, match="No space left"):
             publish_engine(version, described(content=b"newer"), b"newer")
     assert engines_of(version) == ()

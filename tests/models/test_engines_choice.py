@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +12,16 @@ import numpy as np
 import onnx
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_version import write_version
+
 from models.engines.built import Check, EngineKey, EngineManifest, Proof, publish_engine
 from models.engines.cpu import CPU, CPU_WITH_BYTE_PRODUCTS, cpu_device
 from models.engines.onnx_runtime import engine_key
 from models.engines.providers import load_engine
 from models.errors import ConfigurationError
-from models.pixels.spec import InputSpec
-from models.store.manifest import Manifest
-from models.store.store import ModelVersion, StoreError, open_version
-from models.tasks import Task
+from models.store.store import ModelVersion, StoreError
 
 # The second class has the probability FACTOR times the mean of the image.
 GRAPH = """
@@ -47,21 +49,7 @@ FP32, INT8 = graph(1.0), graph(0.5)
 
 @pytest.fixture
 def version(tmp_path: Path) -> ModelVersion:
-    (tmp_path / "network.onnx").write_bytes(FP32)
-    manifest = Manifest(
-        task=Task.PNEUMONIA,
-        network="none",
-        version="1.0.0",
-        labels=("NORMAL", "PNEUMONIA"),
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability",),
-        files={"network.onnx": hashlib.sha256(FP32).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
-    return open_version(tmp_path)
+    return write_version(tmp_path, FP32, output_names=("probability",))
 
 
 def publish(version: ModelVersion, key: EngineKey, content: bytes = INT8, *, chosen: bool = True) -> Path:

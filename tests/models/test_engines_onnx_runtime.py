@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_spine
+from stand_in_version import write_version
 
 from models.engines.onnx_runtime import OnnxRuntimeEngine
 from models.engines.providers import load_engine
 from models.errors import ConfigurationError, Reason, Transient
 from models.pixels.spec import Framing, InputSpec
 from models.spine.schemas import landmark_schema
-from models.store.manifest import Manifest
 from models.store.store import ModelVersion, StoreError, open_version
-from models.tasks import Task
 
 # probability is (1 - mean, mean) of the image, cam its 4 x 4 means; `limit` has an entry for images up to 1 only,
 # so that an image of 2 makes ONNX Runtime fail.
@@ -54,29 +52,9 @@ def small_graph(image: str = "float[N, 1, 8, 8] image") -> bytes:
     return content
 
 
-def make_version(directory: Path, content: bytes, **changes: object) -> ModelVersion:
-    directory.mkdir(exist_ok=True)
-    (directory / "network.onnx").write_bytes(content)
-    manifest = Manifest(
-        task=Task.PNEUMONIA,
-        network="none",
-        version="1.0.0",
-        labels=("NORMAL", "PNEUMONIA"),
-        positive_label="PNEUMONIA",
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability", "cam"),
-        files={"network.onnx": hashlib.sha256(content).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    ).model_copy(update=changes)
-    (directory / "manifest.json").write_text(manifest.model_dump_json())
-    return open_version(directory)
-
-
 @pytest.fixture
 def version(tmp_path: Path) -> ModelVersion:
-    return make_version(tmp_path / "version", small_graph())
+    return write_version(tmp_path / "version", small_graph())
 
 
 def test_outputs_come_by_name_for_any_batch_size(version: ModelVersion) -> None:
@@ -147,7 +125,7 @@ def test_a_file_changed_after_the_check_is_not_run(version: ModelVersion) -> Non
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot load"):
-        OnnxRuntimeEngine(make_version(tmp_path / "v", b"no graph"))
+        OnnxRuntimeEngine(write_version(tmp_path / "v", b"no graph"))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +146,7 @@ def test_a_graph_unlike_its_manifest_is_refused(
     tmp_path: Path, image: str, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        OnnxRuntimeEngine(make_version(tmp_path / "v", small_graph(image), **changes))
+        OnnxRuntimeEngine(write_version(tmp_path / "v", small_graph(image), **changes))
 
 
 # Landmarks, as the stand-in of the worker's tests answers them.

@@ -19,39 +19,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_gpu
 from stand_in_gpu import CAM, IMAGE, LOADED, PLAN, PROBABILITY, RELEASE, StandInGpu
+from stand_in_version import write_version
 
 from models.engines.built import Check, EngineKey, EngineManifest, Proof, Speed, network_sha256, publish_engine
 from models.engines.tensorrt import TensorRTEngine
 from models.engines.tensorrt_binding import LoadedPlan, TensorInfo, device_of, is_for
 from models.engines.tensorrt_plans import load_tensorrt
 from models.errors import Reason, Transient
-from models.pixels.spec import InputSpec
-from models.store.manifest import Manifest
-from models.store.store import ModelVersion, StoreError, open_version
-from models.tasks import Task
+from models.store.store import ModelVersion, StoreError
 
 BUCKETS = (1, 2, 4, 6)  # of a profile up to 6 images
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> ModelVersion:
-    content = b"a network that these tests never run"
-    (tmp_path / "network.onnx").write_bytes(content)
-    manifest = Manifest(
-        task=Task.PNEUMONIA,
-        network="none",
-        version="1.0.0",
-        labels=("NORMAL", "PNEUMONIA"),
-        positive_label="PNEUMONIA",
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability", "cam"),
-        files={"network.onnx": hashlib.sha256(content).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
-    return open_version(tmp_path)
+    return write_version(tmp_path, b"a network that these tests never run")
 
 
 def key_of(version: ModelVersion, **changes: str) -> EngineKey:

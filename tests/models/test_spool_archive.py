@@ -12,7 +12,8 @@ import pytest
 from models.requests import Lane
 from models.settings import Settings
 from models.spool import Spool
-from models.spool_archive import ArchiveLimits, SpoolArchive, dataset_sha256
+from models.spool_archive import ArchiveLimits, SpoolArchive
+from models.spool_header import dataset_sha256
 
 DAY_S = 86_400
 AMPLE = ArchiveLimits(days=30, max_bytes=10**9)

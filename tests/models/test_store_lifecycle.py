@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
-from datetime import UTC, datetime
+import sys
 from pathlib import Path
 
 import pytest
 
-from models.pixels.spec import InputSpec
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_version import TASK, publish_version
+
 from models.store.activation import Activation, in_canary
 from models.store.lifecycle import promote, roll_back, set_shadow, start_canary
-from models.store.manifest import Manifest
 from models.store.store import ModelStore, StoreError
-from models.tasks import Task
 
-TASK = Task.PNEUMONIA
 NETWORK = b"not really a graph"
-
-
-def _publish(store: ModelStore, staging: Path, version: str) -> None:
-    staging.mkdir()
-    (staging / "network.onnx").write_bytes(NETWORK)
-    manifest = Manifest(
-        task=TASK,
-        network="none",
-        version=version,
-        labels=("NORMAL", "PNEUMONIA"),
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability",),
-        files={"network.onnx": hashlib.sha256(NETWORK).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (staging / "manifest.json").write_text(manifest.model_dump_json())
-    store.publish(TASK, staging)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     store = ModelStore(tmp_path / "store")
     for version in ("1", "2", "3"):
-        _publish(store, tmp_path / version, version)
+        publish_version(store, tmp_path / version, NETWORK, version=version)
     return store
 
 
@@ -184,7 +164,7 @@ def _promote_often(root: Path, versions: list[str]) -> None:
 
 def test_operators_at_the_same_moment_lose_nothing_of_the_history(store: ModelStore, tmp_path: Path) -> None:
     for number in range(10, 34):
-        _publish(store, tmp_path / str(number), str(number))
+        publish_version(store, tmp_path / str(number), NETWORK, version=str(number))
     context = multiprocessing.get_context("spawn")
     shares = [[str(number) for number in range(first, 34, 3)] for first in (10, 11, 12)]
     operators = [context.Process(target=_promote_often, args=(store.root, share)) for share in shares]

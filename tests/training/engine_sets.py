@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_version import publish_version
+
 from models.pixels.spec import InputSpec
-from models.store.manifest import Manifest
 from models.store.store import ModelStore, ModelVersion
 from models.tasks import Task
 
@@ -78,24 +80,9 @@ def brightness_graph() -> ModelProto:
 def write_brightness_version(root: Path, staging: Path) -> ModelVersion:
     """Publish and activate pneumonia 1.0.0 in a store."""
     content = brightness_graph().SerializeToString()
-    staging.mkdir(parents=True)
-    (staging / "network.onnx").write_bytes(content)
-    manifest = Manifest(
-        task=Task.PNEUMONIA,
-        network="brightness",
-        version="1.0.0",
-        labels=("NORMAL", "PNEUMONIA"),
-        positive_label="PNEUMONIA",
-        thresholds={"PNEUMONIA": 0.5},
-        input_spec=InputSpec(height=SIDE, width=SIDE),
-        output_names=("probability", "cam"),
-        files={"network.onnx": hashlib.sha256(content).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (staging / "manifest.json").write_text(manifest.model_dump_json())
+    spec = InputSpec(height=SIDE, width=SIDE)
     store = ModelStore(root)
-    version = store.publish(Task.PNEUMONIA, staging)
+    changes = {"network": "brightness", "thresholds": {"PNEUMONIA": 0.5}, "input_spec": spec}
+    version = publish_version(store, staging, content, **changes)
     store.activate(Task.PNEUMONIA, "1.0.0")
     return version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,44 +13,24 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_version import TASK, publish_version
+
 from models.engines.built import Check, EngineManifest, Proof, publish_engine
-from models.pixels.spec import InputSpec
 from models.store.activation import Activation
-from models.store.manifest import Manifest
 from models.store.store import ModelStore
-from models.tasks import Task
 from training.__main__ import main
 from training.garbage import unused_versions
 
-TASK = Task.PNEUMONIA
 Run = Callable[..., int]
-
-
-def _publish(store: ModelStore, staging: Path, version: str) -> None:
-    network = b"network of " + version.encode()
-    staging.mkdir()
-    (staging / "network.onnx").write_bytes(network)
-    manifest = Manifest(
-        task=TASK,
-        network="none",
-        version=version,
-        labels=("NORMAL", "PNEUMONIA"),
-        input_spec=InputSpec(height=8, width=8),
-        output_names=("probability",),
-        files={"network.onnx": hashlib.sha256(network).hexdigest()},
-        licence="test",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        radstream_version="0",
-    )
-    (staging / "manifest.json").write_text(manifest.model_dump_json())
-    store.publish(TASK, staging)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     store = ModelStore(tmp_path / "store")
     for version in ("1", "2", "3", "4", "5", "6"):
-        _publish(store, tmp_path / version, version)
+        publish_version(store, tmp_path / version, b"network of " + version.encode(), version=version)
     return store
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +17,6 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
 from redis import Redis
 from rq import Queue
 from rq.job import Job
@@ -31,16 +27,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_spine
+from archive_scp import SECONDARY_CAPTURE, Archive
+from hand import Hand
 from line import Line
 
-from deploy.launcher import free_port
 from models.engines.engine import EngineInfo, Outputs
 from models.engines.onnx_runtime import OnnxRuntimeEngine
-from models.errors import Reason, Unprocessable
+from models.errors import Unprocessable
 from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
 from models.pixels.placement import Placement
 from models.pixels.spec import Framing, InputSpec
-from models.records.dicom import InstanceState
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import PatientIdentity
 from models.spine.schemas import landmark_schema
@@ -49,12 +45,10 @@ from models.store.manifest import Manifest
 from models.store.store import open_version
 from models.tasks import Task
 from models.zones import CLASS_NAMES, ZONE_COLUMNS, ZONE_ROWS, ZONES, Congestion
-from worker.batch_worker import BatchWorker, WorkerTimes
+from worker.batch_worker import WorkerTimes
 from worker.findings import Classification, CongestionFinding, grade
-from worker.maintenance import Maintenance
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
-from worker.pipeline import Done
 from worker.settlement import Outcome, Settlement, TaskResult
 from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.source_image import SourceImage
@@ -63,7 +57,6 @@ from worker.stages import Rendered, StageTimes
 
 SIDE = 16
 MIDDLE = Frame(0.25, 0.25, 0.75, 0.75)
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @pytest.fixture(scope="session")
@@ -422,81 +415,6 @@ def settlement(sessions: sessionmaker[Session]) -> Settlement:
 # Workers and queues
 
 
-class _InThread(BatchWorker):
-    """A batch worker that a test runs in a thread, where Python takes no signal handlers."""
-
-    def _install_signal_handlers(self) -> None:
-        """No handlers."""
-
-    def stop(self) -> None:
-        """What SIGTERM does."""
-        self._stop_requested = True
-
-
-class Hand:
-    """A worker with a pipeline that holds what it is given until the test says what became of it."""
-
-    def __init__(self, redis: Redis, name: str, prefetch: int = 16, max_attempts: int = 3, **times: float) -> None:
-        self.submitted: list[InferenceRequest] = []
-        self.given_up: list[tuple[str, int]] = []
-        self.give_up_errors: list[Exception] = []
-        self.pipeline_alive = True
-        self.metrics = WorkerMetrics(CollectorRegistry())
-        self.returned: bool | None = None
-        defaults = {
-            "poll_interval_s": 0.01,
-            "heartbeat_interval_s": 0.1,
-            "job_heartbeat_ttl_s": 30,
-            "maintenance_interval_s": 0.1,
-            "stop_grace_s": 10.0,
-        }
-        self.worker = _InThread(
-            redis,
-            name=name,
-            prefetch=prefetch,
-            times=WorkerTimes(**{**defaults, **times}),  # type: ignore[arg-type]
-            submit=self.submitted.append,
-            pipeline_alive=lambda: self.pipeline_alive,
-            maintenance=Maintenance(max_attempts=max_attempts, give_up=self._give_up, metrics=self.metrics),
-            metrics=self.metrics,
-        )
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _give_up(self, request: InferenceRequest, attempts: int) -> None:
-        if self.give_up_errors:
-            raise self.give_up_errors.pop()
-        self.given_up.append((request.sop_instance_uid, attempts))
-
-    def _run(self) -> None:
-        self.returned = self.worker.run()
-
-    def start(self) -> Hand:
-        self._thread.start()
-        return self
-
-    def end(self, *uids: str, state: InstanceState | None = InstanceState.DONE, reason: Reason | None = None) -> None:
-        """Let the pipeline be done with instances."""
-        for request in [request for request in self.submitted if request.sop_instance_uid in uids]:
-            self.worker.on_done(Done(request, state, reason))
-
-    def stop(self) -> bool | None:
-        self.worker.stop()
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        return self.returned
-
-    def die(self) -> None:
-        """Leave everything as it is, like a killed process."""
-        # The loop ends by itself; what it held is neither finished nor given back.
-        self.worker._leave = lambda: None  # type: ignore[method-assign]
-        self.worker._times = WorkerTimes(0.01, 1000, 1, 1000, 0)
-        self.stop()
-
-    @property
-    def uids(self) -> list[str]:
-        return [request.sop_instance_uid for request in self.submitted]
-
-
 @pytest.fixture
 def hire(redis_server: Any) -> Iterator[Callable[..., Hand]]:
     """Make and start workers, each with a connection of its own."""
@@ -528,74 +446,6 @@ def enqueue(redis: Redis, make_request: Callable[..., InferenceRequest]) -> Call
 
 
 # A receiving application entity
-
-
-class Archive:
-    """A real storage SCP on the loopback interface that answers as the test wants."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.received: list[Dataset] = []
-        self.statuses: list[int] = []
-        self.otherwise = 0x0000
-        self.associations = 0
-        self.released = 0
-        self.abort_once = False
-        self.hold = threading.Event()
-        self.hold.set()
-        self._server: Any = None
-
-    def start(
-        self, *, contexts: dict[str, list[str]] | None = None, called: bool = False, tls: ssl.SSLContext | None = None
-    ) -> Archive:
-        """Listen; `contexts` are the accepted transfer syntaxes by SOP class."""
-        ae = AE(ae_title="ARCHIVE")
-        ae.require_called_aet = called
-        for sop_class, syntaxes in (contexts or {SECONDARY_CAPTURE: [ExplicitVRLittleEndian]}).items():
-            ae.add_supported_context(sop_class, syntaxes)
-        handlers = [
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_ESTABLISHED, self._established),
-            (evt.EVT_RELEASED, self._released),
-        ]
-        self._server = ae.make_server(
-            ("127.0.0.1", self.port), evt_handlers=handlers, ssl_context=tls, server_class=ThreadedAssociationServer
-        )
-        # As `start_server` does, but it looks for its end more often, which spares half a second per test.
-        ae._servers.append(self._server)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """Stop listening and abort what is open; not running is no error."""
-        if self._server is not None:
-            for association in self._server.active_associations:
-                association.abort()
-            self._server.shutdown()
-            self._server = None
-
-    def _established(self, event: Any) -> None:
-        self.associations += 1
-
-    def _released(self, event: Any) -> None:
-        self.released += 1
-
-    def _store(self, event: Any) -> int:
-        self.hold.wait(10)
-        if self.abort_once:
-            self.abort_once = False
-            event.assoc.abort()
-            return 0xC000
-        status = self.statuses.pop(0) if self.statuses else self.otherwise
-        dataset = event.dataset
-        dataset.file_meta = event.file_meta
-        self.received.append(dataset)
-        return status
-
-    @property
-    def uids(self) -> list[str]:
-        """SOP Instance UIDs as they came."""
-        return [str(dataset.SOPInstanceUID) for dataset in self.received]
 
 
 @pytest.fixture

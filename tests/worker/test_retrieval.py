@@ -17,7 +17,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from stand_in_pacs import Pacs
 
 from models.errors import Transient, Unprocessable
-from models.spool_archive import dataset_sha256
+from models.spool_header import dataset_sha256
 from worker.backfill_selection import Candidate
 from worker.retrieval import GIVE_UP_AFTER, Retriever
 from worker.settings import RemoteEntity
