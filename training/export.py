@@ -66,6 +66,9 @@ SINGLE_PRECISION: Final = Tolerance(probability=1e-4, cam=1e-3)
 """Of the graph as exported: only the order of additions differs."""
 HALF_PRECISION_WEIGHTS: Final = Tolerance(probability=5e-3, cam=0.05)
 """Of the graph as shipped: weights have 11 significant bits."""
+LEAST_PLACED: Final = 0.2
+"""Confidence below which a landmark has no place to compare: its heat lies all over the film, as that of a network that
+has hardly learned, and the last digit says where the most of it is. Confidence and spread are compared all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,10 @@ def check_parity(
         with torch.inference_mode():
             expected = dict(zip(allowed, served(image), strict=True))
         for name in allowed:
-            worst[name] = max(worst[name], float(np.abs(answers[name] - expected[name].numpy()).max()))
+            apart = np.abs(answers[name] - expected[name].numpy())
+            if name == "landmarks":
+                apart = apart[expected["confidence"].numpy() >= LEAST_PLACED]
+            worst[name] = max(worst[name], float(apart.max(initial=0.0)))
         count += len(image)
     engine.close()
     beyond = [

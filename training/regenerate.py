@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from rich.table import Table
 
-from models.engines.built import engines_of
+from models.engines.built import FP32, engines_of
 from models.errors import ConfigurationError, RadstreamError
 from models.store.activation import Activation
 from models.store.store import ModelStore, ModelVersion, StoreError
@@ -91,7 +91,8 @@ def regenerate(request: RegenerateRequest, store: ModelStore) -> ModelVersion:
     run = _step("train", again, lambda: _trained(request.fit))
     version = _step("export", again, lambda: _exported(request, state, run, folds, store))
     for precision in request.precisions:
-        _step(f"build {request.provider} {precision}", again, partial(_built, request, version, precision))
+        without = "" if precision == FP32 else f"; or do without {precision}: --precision {FP32}"
+        _step(f"build {request.provider} {precision}", again + without, partial(_built, request, version, precision))
     if store.active(request.task) == state.version:
         state.write(promoted=True)
         CONSOLE.print(f"{request.task} {state.version} serves already")

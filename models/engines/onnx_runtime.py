@@ -76,7 +76,7 @@ class OnnxRuntimeEngine:
         self._path = file.path
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                file.content, sess_options=_options(threads), providers=["CPUExecutionProvider"]
+                file.content, sess_options=session_options(threads), providers=["CPUExecutionProvider"]
             )
         except _ORT_ERRORS as error:
             release = onnxruntime.__version__
@@ -194,7 +194,8 @@ def _read_checked(version: ModelVersion) -> bytes:
     return content
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Give the options of every session; `threads` of the arithmetic, None for every physical core."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_AND_WORSE
     if threads is not None:

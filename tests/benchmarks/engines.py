@@ -31,19 +31,12 @@ from models.engines.built import FP32, chosen_engine, find_engine, rivals_of
 from models.engines.engine import Engine
 from models.engines.onnx_runtime import engine_key
 from models.engines.providers import load_engine
-from models.networks.heatmap_table import heatmap_entry
-from models.networks.table import network_entry
-from models.networks.zone_network import ZoneFeatures, ZoneNetwork
-from models.networks.zone_table import zone_backbone
 from models.pixels.lung_fields import SIDE, find_lung_fields
 from models.settings import Settings, load
-from models.spine.schemas import landmark_schema
 from models.store.manifest import Manifest
 from models.store.store import ModelStore, ModelVersion, open_version
 from models.tasks import Task
-from training.landmark_served import ServedLandmarks
-from training.served import ServedNetwork
-from training.zone_served import ServedZoneNetwork
+from tests.benchmarks.network_subjects import in_pytorch
 
 BATCHES = (1, 8, 32)
 INT8 = "int8"
@@ -118,7 +111,7 @@ def measure(directory: Path, options: argparse.Namespace) -> list[Cell]:
     version = open_version(directory)
     manifest = version.manifest
     engines = _engines(version, options.threads)
-    network = _in_pytorch(manifest).eval()
+    network = in_pytorch(manifest).eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub has no such overload
     chosen = chosen_engine(rivals_of(version, engine_key(version, FP32)))
     taken = FP32 if chosen is None else chosen.precision
@@ -155,32 +148,6 @@ def _fastest(
         for which, run in enumerate(runs):
             best[which] = max(best[which], batch * count / _seconds(run, count))
     return best
-
-
-def _in_pytorch(manifest: Manifest) -> nn.Module:
-    """Build what was exported, at random weights."""
-    if manifest.task is Task.LANDMARKS:
-        return _landmarks_in_pytorch(manifest)
-    if manifest.task is not Task.CSI:
-        entry = network_entry(manifest.network)
-        return ServedNetwork(entry, entry.build(len(manifest.labels), False), 1.0, 1)
-    backbone, data = zone_backbone(manifest.network), manifest.training_data
-    features = ZoneFeatures(data["zones"])
-    members = [ZoneNetwork(backbone.build(False, None), features) for _ in range(data["members"])]
-    return ServedZoneNetwork(backbone, members, mirrored=data["mirrored"])
-
-
-def _landmarks_in_pytorch(manifest: Manifest) -> nn.Module:
-    entry, schema = heatmap_entry(manifest.network), landmark_schema(manifest.training_data["schema"])
-    return ServedLandmarks(
-        entry,
-        schema,
-        entry.build(schema, False),
-        is_logits=entry.loss == "softmax",
-        mirrored=manifest.training_data["mirrored"],
-        alignment=manifest.training_data["alignment"],
-        chained=manifest.training_data.get("chained", False),
-    )
 
 
 def _inferred(network: nn.Module, image: torch.Tensor) -> object:

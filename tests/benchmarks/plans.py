@@ -15,7 +15,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,30 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import RadstreamError
-from models.networks.heatmap_table import HEATMAP_NETWORKS, heatmap_entry
-from models.networks.rad_dino import RadDinoBackbone
-from models.networks.table import NETWORKS, network_entry
-from models.networks.torchvision_shim import prepare_torchvision
-from models.networks.zone_network import ZoneFeatures, ZoneNetwork
-from models.networks.zone_table import ZONE_BACKBONES, zone_backbone
-from models.pixels.spec import InputSpec
-from models.settings import Settings, load
-from models.spine.schemas import landmark_schema
-from models.store.store import ModelStore
-from models.tasks import Task
+from tests.benchmarks.network_subjects import Subject, subjects
 from training.engine_graph import with_single_weights
 from training.engine_precision import cast_to_half
 from training.engine_quantise import Quantiser
-from training.landmark_served import LANDMARK_OUTPUTS, ServedLandmarks
-from training.onnx_file import export_onnx, store_in_half_precision
-from training.served import OUTPUT_NAMES, ServedNetwork
 from training.tensorrt_plan import RTX, BuiltPlan, PlanLayer, build_plan
-from training.zone_served import ServedZoneNetwork
 
-SCHEMA = "aasce68"
 _TABLE_WIDTH = 150
-
-Exported = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -80,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.width = max(console.width, _TABLE_WIDTH)  # of a file, rich believes 80
     rows = []
-    for name, exported in networks().items():
+    for name, make in subjects().items():
         if not any(name.startswith(wanted) for wanted in options.networks):
             continue
-        for row in built(name, exported, options.precision, options.provider, tuple(options.batches)):
+        for row in built(name, make, options.precision, options.provider, tuple(options.batches)):
             rows.append(row)
             console.print(f"{name} {row.precision}: {row.refused or f'built in {row.seconds:.1f} s'}")
         gc.collect()
@@ -109,75 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def networks() -> dict[str, Exported]:
-    """Give every network by task and name, and how to export it."""
-    store = ModelStore(load(Settings).model_store)
-    found: dict[str, Exported] = {}
-    for task in Task:
-        for version in store.versions(task):
-            found[f"shipped/{task}/{version}"] = store.open(task, version).network_path.read_bytes
-    found |= {f"pneumonia/{name}": partial(exported_classes, name) for name in NETWORKS}
-    found |= {f"csi/{name}": partial(exported_zones, name) for name in ZONE_BACKBONES}
-    found["csi/efficientnet_lite0/masked"] = partial(exported_zones, "efficientnet_lite0", ZoneFeatures.MASKED)
-    found["csi/efficientnet_lite0/global"] = partial(exported_zones, "efficientnet_lite0", ZoneFeatures.GLOBAL)
-    found |= {f"landmarks/{name}": partial(exported_landmarks, name) for name in HEATMAP_NETWORKS}
-    return found
-
-
-def exported_classes(name: str, side: int | None = None) -> bytes:
-    """Export a network of task pneumonia."""
-    entry = network_entry(name)
-    served = ServedNetwork(entry, entry.build(2, False), 1.0, 1)
-    return _content(export_onnx(served, _square(side or entry.image_size), OUTPUT_NAMES))
-
-
-def exported_zones(name: str, features: ZoneFeatures = ZoneFeatures.SPATIAL, side: int | None = None) -> bytes:
-    """Export one member of task csi, with its mirror image."""
-    entry = zone_backbone(name)
-    backbone = entry.build(False, None) if entry.has_shape else _rad_dino()
-    served = ServedZoneNetwork(entry, [ZoneNetwork(backbone, features)], mirrored=True)
-    return _content(export_onnx(served, _square(side or entry.image_size), OUTPUT_NAMES, foldable=entry.foldable))
-
-
-def exported_landmarks(name: str, side: int | None = None) -> bytes:
-    """Export a network of task landmarks with everything that is done to a frontal whole spine."""
-    entry, schema = heatmap_entry(name), landmark_schema(SCHEMA)
-    served = ServedLandmarks(
-        entry,
-        schema,
-        entry.build(schema, False),
-        is_logits=entry.loss == "softmax",
-        mirrored=True,
-        alignment=1.0,
-        chained=True,
-    )
-    return _content(export_onnx(served, _square(side or entry.image_size), LANDMARK_OUTPUTS))
-
-
-def _rad_dino() -> RadDinoBackbone:
-    """Build the shape of RAD-DINO; its weights are not ours to have."""
-    prepare_torchvision()
-    from transformers import Dinov2Config, Dinov2Model
-
-    return RadDinoBackbone(Dinov2Model(Dinov2Config(image_size=518)))
-
-
-def _square(side: int) -> InputSpec:
-    return InputSpec(height=side, width=side)
-
-
-def _content(proto: ModelProto) -> bytes:
-    content: bytes = store_in_half_precision(proto).SerializeToString()
-    return content
-
-
 def built(
-    name: str, exported: Exported, precisions: Sequence[str], provider: str, batches: tuple[int, int, int]
+    name: str, make: Callable[[], Subject], precisions: Sequence[str], provider: str, batches: tuple[int, int, int]
 ) -> Iterator[Row]:
     """Export a network, and build it at each precision."""
     torch.manual_seed(0)
     try:
-        content = exported()
+        content = make().exported()
     except RadstreamError as error:
         yield from (Row(name, precision, refused=str(error)) for precision in precisions)
         return

@@ -47,6 +47,30 @@ def engine(request: pytest.FixtureRequest, version: ModelVersion, capability: st
     loaded.close()
 
 
+@pytest.mark.parametrize("provider", ["tensorrt", "tensorrt_rtx"])
+def test_a_recorded_graph_copies_whatever_bytes_lie_there_when_it_is_launched(provider: str, capability: str) -> None:
+    pytest.importorskip(provider, reason=f"{provider} is not installed")
+    binding = CudaBinding(provider)
+    size = 1 << 20
+    device, sent, received = binding.malloc_device(size), binding.malloc_pinned(size), binding.malloc_pinned(size)
+    received.array[:] = 0
+    binding.begin_capture()
+    binding.copy_in(device, sent, size)
+    binding.copy_out(received, device, size)
+    graph = binding.end_capture()
+    binding.synchronize()
+    assert not received.array.any()  # recorded, not run
+    sent.array[:] = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    binding.launch(graph)
+    binding.synchronize()
+    np.testing.assert_array_equal(received.array, sent.array)
+    binding.free_graph(graph)
+    binding.free_device(device)
+    binding.free_pinned(sent)
+    binding.free_pinned(received)
+    binding.close()
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 19])
 def test_a_plan_answers_as_onnx_runtime_does(engine: TensorRTEngine, version: ModelVersion, count: int) -> None:
     spec = version.manifest.input_spec

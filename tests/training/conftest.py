@@ -7,6 +7,8 @@ Landmarks: see `landmark_sets`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,16 @@ from landmark_sets import AasceWriter, write_landmark_version
 from zone_sets import ZoneSetWriter, write_csi_version
 
 from training.datasets.landmark_images import LandmarkImages, read_landmark_images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """Let torch's exporter read its operators once a session: for small networks that is most of every export."""
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        registry = registration.ONNXRegistry
+        monkeypatch.setattr(registry, "from_torchlib", staticmethod(cache(registry.from_torchlib)))
+        yield
 
 
 def write_class_folders(directory: Path, per_class: int, seed: int = 0) -> Path:

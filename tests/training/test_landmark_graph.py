@@ -74,16 +74,20 @@ class EveryReading(nn.Module):
 
     def forward(self, heat: Tensor) -> tuple[Tensor, ...]:
         mass = spatial_softmax(heat)
-        spreads = (heat_spread(heat, STRIDE), heat_spread(mass, STRIDE))
-        readings = (*spreads, peak_heat(heat), window_mass(mass, STRIDE))
-        return (*(decode(part, STRIDE) for decode in DECODERS.values() for part in (heat, mass)), *readings)
+        both = torch.cat((heat, mass), dim=1)
+        readings = (heat_spread(both, STRIDE), peak_heat(heat), window_mass(mass, STRIDE))
+        return (*(decode(both, STRIDE) for decode in DECODERS.values()), *readings)
 
 
-def run(module: nn.Module, spec: InputSpec, outputs: int, images: Tensor) -> list[Tensor]:
-    graph = export_onnx(module, spec, tuple(f"output_{number}" for number in range(outputs)))
+def exported(module: nn.Module, spec: InputSpec, outputs: int) -> bytes:
+    content: bytes = export_onnx(module, spec, tuple(f"output_{n}" for n in range(outputs))).SerializeToString()
+    return content
+
+
+def run(graph: bytes, images: Tensor) -> list[Tensor]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(part) for part in session.run(None, {"image": images.numpy()})]
 
 
@@ -100,21 +104,37 @@ def test_the_graph_of_a_network_gives_its_heat_for_any_number_of_images(name: st
     with torch.no_grad():
         served.train()(images)
         expected = served.eval()(images)
-    outputs = run(served, SPEC, len(expected), images)
+    outputs = run(exported(served, SPEC, len(expected)), images)
     assert outputs[0].shape == (3, 8, 96 // network.stride, 64 // network.stride)
     for given, wanted in zip(outputs, expected, strict=True):
         torch.testing.assert_close(given, wanted, atol=1e-3 * float(wanted.abs().max()), rtol=1e-3)
 
 
-def test_the_graph_of_the_decoders_reads_what_torch_reads() -> None:
+READINGS = len(Decoding) + 3
+
+
+@pytest.fixture(scope="module")
+def graph_of_decoders() -> bytes:
+    return exported(EveryReading(), InputSpec(height=24, width=16), READINGS)
+
+
+def test_the_graph_of_the_decoders_reads_what_torch_reads(graph_of_decoders: bytes) -> None:
     columns, rows = torch.arange(16.0), torch.arange(24.0)[:, None]
     places = torch.tensor([[9.3, 14.2], [0.0, 23.0], [15.0, 4.6], [7.5, 0.4]])
     heat = torch.stack([torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 6) for x, y in places])[:, None]
     flat, logits = torch.zeros(1, 1, 24, 16), 20 * heat
     images = torch.cat((heat, logits, flat))
-    module = EveryReading()
-    expected = module(images)
-    assert len(expected) == 2 * len(Decoding) + 4
-    for given, wanted in zip(run(module, InputSpec(height=24, width=16), len(expected), images), expected, strict=True):
+    expected = EveryReading()(images)
+    assert len(expected) == READINGS
+    for given, wanted in zip(run(graph_of_decoders, images), expected, strict=True):
         assert given.shape[0] == 9
         torch.testing.assert_close(given, wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_the_decoders_become_a_plan(graph_of_decoders: bytes) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'radstream[tensorrt-rtx]'")
+    from training.tensorrt_plan import RTX, build_plan
+
+    image, *outputs = build_plan(graph_of_decoders, module_name=RTX).tensors
+    assert image.shape == (-1, 1, 24, 16)
+    assert [output.shape for output in outputs] == [(-1, 2, 2)] * len(Decoding) + [(-1, 2), (-1, 1), (-1, 1)]

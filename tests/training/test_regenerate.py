@@ -13,12 +13,19 @@ from models.engines.built import engines_of
 from models.errors import ConfigurationError
 from models.store.store import ModelStore
 from models.tasks import Task
-from training import regenerate
+from training import engine_speed, plots, regenerate
 from training.__main__ import main
 from training.commands.regenerate import settings_of_steps
 from training.regenerate import next_version
 
 TASK = Task.PNEUMONIA
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time every engine by single runs, and draw no curves: neither is what these tests look at."""
+    monkeypatch.setattr(engine_speed, "LEAST_S", 0.0)
+    monkeypatch.setattr(plots, "save", lambda figure, path: path.write_bytes(b""))
 
 
 def arguments(data: Path, root: Path, name: str, *more: str) -> list[str]:

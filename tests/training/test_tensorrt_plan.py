@@ -15,12 +15,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from models.engines.tensorrt_cuda import CudaBinding
 from models.errors import ConfigurationError
 from models.networks.cbam import Cbam
-from models.networks.heatmap_decoding import DECODERS, Decoding, peak_heat
 from models.pixels.spec import InputSpec
 from models.settings import Settings, load
 from models.store.store import ModelStore
@@ -29,8 +28,6 @@ from training.onnx_file import export_onnx
 from training.tensorrt_plan import RTX, RTX_CAPABILITIES, BuiltPlan, PlanError, _timing_cache, build_plan
 
 pytest.importorskip(RTX, reason="tensorrt_rtx is not installed: pip install 'radstream[tensorrt-rtx]'")
-
-STRIDE = 4
 
 
 def plan_of(graph: onnx.ModelProto | bytes, **how: Any) -> BuiltPlan:
@@ -90,24 +87,12 @@ def test_the_shipped_version_becomes_a_plan(task: Task, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
-class WhatNoShippedVersionHas(nn.Module):
-    """Channel and spatial attention, and landmarks by DARK: parts of networks whose versions are not shipped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 32, 3, stride=STRIDE, padding=1)
-        self.attention = Cbam(32)
-        self.last = nn.Conv2d(32, 2, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        heat = self.last(self.attention(self.first(image)))
-        return DECODERS[Decoding.DARK](heat, STRIDE), peak_heat(heat)
-
-
-def test_attention_and_dark_become_a_plan() -> None:
+def test_attention_becomes_a_plan() -> None:
+    """No shipped version has any; the decoders of landmarks are built in test_landmark_graph."""
     torch.manual_seed(0)
-    plan = plan_of(export_onnx(WhatNoShippedVersionHas(), InputSpec(height=48, width=32), ("landmarks", "confidence")))
-    assert [tensor.shape for tensor in plan.tensors] == [(-1, 1, 48, 32), (-1, 2, 2), (-1, 2)]
+    network = nn.Sequential(nn.Conv2d(1, 32, 3, stride=4, padding=1), Cbam(32))
+    plan = plan_of(export_onnx(network, InputSpec(height=48, width=32), ("map",)))
+    assert [tensor.shape for tensor in plan.tensors] == [(-1, 1, 48, 32), (-1, 32, 12, 8)]
 
 
 # Precision and profile
