@@ -31,8 +31,9 @@ demo: $(VENV)/.demo
 run: $(VENV)/.demo
 	$(BIN)/python -m deploy.standalone $(ARGS)
 
+# Three at a time on two cores: many tests wait for real servers.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.uid import Comprehensive3DSRStorage
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -103,13 +104,16 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
                 rows, settled = _wait_for_findings(feed, sent)
                 steps.update(step, description="stopping")
     _print_findings(console, sent, rows)
-    made = _write_pictures(pictures, output)
-    console.print(f"\n{len(made)} Secondary Captures came back to the archive; pictures in [bold]{output}[/bold]:")
+    made, reports = _write_pictures(pictures, output)
+    console.print(
+        f"\n{len(made)} Secondary Captures and {reports} structured reports came back to the archive; "
+        f"pictures in [bold]{output}[/bold]:"
+    )
     for path in made:
         console.print(f"  {path}")
     console.print(f"\n{DISCLAIMER}.")
     expected = sum(row[version] is not None for row in rows for version in _VERSIONS)
-    return settled and len(made) == expected
+    return settled and len(made) == reports == expected
 
 
 def _wait_for_findings(feed: Feed, sent: list[Sent]) -> tuple[list[dict[str, Any]], bool]:
@@ -191,19 +195,23 @@ def _congestion(row: dict[str, Any]) -> tuple[str, str]:
     return mean, " / ".join(lines)
 
 
-def _write_pictures(received: Path, output: Path) -> list[Path]:
+def _write_pictures(received: Path, output: Path) -> tuple[list[Path], int]:
+    """Write what came back as pictures, and count the reports, which have none."""
     from PIL import Image
 
-    made = []
+    made, reports = [], 0
     for path in sorted(received.glob("*.dcm")):
         dataset = dcmread(path)
+        if dataset.SOPClassUID == Comprehensive3DSRStorage:
+            reports += 1
+            continue
         source = str(dataset.SourceImageSequence[0].ReferencedSOPInstanceUID)
         # "AI pneumonia overlay 1.0": one source has a picture for each task.
         task = str(dataset.SeriesDescription).split()[1]
         picture = output / f"overlay_{task}_{source}.png"
         Image.fromarray(dataset.pixel_array).save(picture)
         made.append(picture)
-    return made
+    return made, reports
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 
 import models.records.findings
 import models.records.inference
-import models.records.outputs  # noqa: F401 - fills the metadata
+import models.records.outputs
+import models.records.summaries  # noqa: F401 - fills the metadata
 from models.records.base import Base
 from models.records.sessions import open_database
 from models.settings import Settings, load

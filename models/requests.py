@@ -124,3 +124,10 @@ def _posix_time(value: object) -> float:
 def job_id_for(spool_key: str) -> str:
     """RQ allows letters, digits, `_` and `-` in a job id; a spool key also has dots."""
     return spool_key.replace(".", "_")
+
+
+def spool_key_of(job_id: str) -> str | None:
+    """Give back the spool key that a job id was made of; None when it is not one of ours."""
+    uid, _, digest = job_id.rpartition("_")
+    key = f"{uid.replace('_', '.')}_{digest}"
+    return key if _FORMS["spool_key"].fullmatch(key) else None

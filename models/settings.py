@@ -24,7 +24,12 @@ PROCESS_PREFIXES = ("RADSTREAM_SCP_", "RADSTREAM_WORKER_", "RADSTREAM_TRAINING_"
 PROCESS_TABLES = frozenset({"scp", "worker", "training", "csi_training"})
 
 
-def _check_ae_title(title: str) -> str:
+def check_ae_title(title: str) -> str:
+    """Give an AE title without padding.
+
+    Raises:
+        ValueError: it is none.
+    """
     # PS3.5 section 6.2, VR AE: 1 to 16 characters, no backslash or control character, not only spaces.
     title = title.strip()
     if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable() or "\\" in title:
@@ -32,7 +37,7 @@ def _check_ae_title(title: str) -> str:
     return title
 
 
-AETitle = Annotated[str, AfterValidator(_check_ae_title)]
+AETitle = Annotated[str, AfterValidator(check_ae_title)]
 
 
 class PatientIdentity(StrEnum):
@@ -187,7 +192,8 @@ def _refuse_unknown_variables(settings_class: type[FileSettings], prefix: str) -
 
 def _one_line(error: ValidationError, prefix: str, settings_class: type[FileSettings]) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    # A tag in brackets says which kind of several was meant, which is no part of the name.
+    name = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, settings_class.model_fields, n=1)

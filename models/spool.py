@@ -10,6 +10,8 @@ told us and the dataset does not: lane, time and content hash.
     <root>/pending/<hh>/<key>.dcm      accepted; removed by `finish`
     <root>/set_aside/<key>.dcm         could not be processed; kept for `python -m worker requeue`
     <root>/archive/<day>/<key>.dcm     finished and kept for a while, see `models.spool_archive`; counted nowhere here
+    <root>/commitments/                storage commitment asked of us, see `scp.commitment_transactions`
+    <root>/commitment_reports/         reports on our outputs, see `models.commitment_reports`
 
 The key is ``<SOP Instance UID>_<first 16 hex digits of the content hash>``: the same bytes sent twice meet in one
 file, other bytes under the same UID get a file of their own, and finishing one can never remove the other.
@@ -161,6 +163,14 @@ class Spool:
             raise ValueError("not a spool key")
         return self._pending / match["digest"][:2] / f"{key}.dcm"
 
+    def set_aside_path_of(self, key: str) -> Path:
+        """Give the path of a file that was set aside.
+
+        Raises:
+            ValueError: the key is not one of ours.
+        """
+        return self._set_aside / self.path_of(key).name
+
     def entries(self) -> Iterator[SpoolEntry]:
         """List pending files, in no order; files finished meanwhile are left out."""
         with os.scandir(self._pending) as shards:
@@ -247,12 +257,13 @@ class Spool:
         _fsync_directory(self._set_aside)
 
     def restore(self, key: str) -> bool:
-        """Make a file that was set aside pending again; False when there is none of that key."""
+        """Make a file that was set aside, or is kept in the archive, pending again; False when there is none."""
         target = self.path_of(key)
         try:
-            os.replace(self._set_aside / f"{key}.dcm", target)
+            os.replace(self.set_aside_path_of(key), target)
         except FileNotFoundError:
-            return False
+            if not SpoolArchive(self.root).give_back(key, target):
+                return False
         _fsync_directory(target.parent)
         return True
 

@@ -83,6 +83,17 @@ class SpoolArchive:
                 return path
         return None
 
+    def give_back(self, key: str, target: Path) -> bool:
+        """Move the file of a key out of the archive; False when it is not kept."""
+        path = self.find(key)
+        if path is None:
+            return False
+        try:
+            os.replace(path, target)
+        except FileNotFoundError:  # trimmed meanwhile
+            return False
+        return True
+
     def files(self) -> Iterator[ArchivedFile]:
         """List what is kept, in no order."""
         for day in self._days():

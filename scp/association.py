@@ -23,6 +23,8 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from models.requests import InferenceRequest
 from models.telemetry import get_logger
 from scp import commands
+from scp.commitment_desk import REPORT_POLL_S, CommitmentDesk, CommitmentTalk
+from scp.commitment_messages import MAX_DATASET_BYTES, N_EVENT_REPORT_RSP, PUSH_MODEL, command_field
 from scp.contexts import prefer_senders_order
 from scp.ingest import Ingest, Sender
 from scp.statuses import AssociationOutcome, Rejection
@@ -62,6 +64,7 @@ class Desk:
         ingest: stores instances.
         admit: says whether an association is refused, by calling and called AE title and address.
         stored: is told of each accepted instance, after the response.
+        commitment: storage commitment, asked of us and reported to us.
         stopping_descriptor: becomes readable when the process stops.
         idle_timeout_s, dimse_timeout_s: silence allowed between and within messages.
     """
@@ -71,6 +74,7 @@ class Desk:
     ingest: Ingest
     admit: Callable[[str, str, str], Rejection | None]
     stored: Callable[[InferenceRequest], None]
+    commitment: CommitmentDesk
     stopping_descriptor: int
     idle_timeout_s: float
     dimse_timeout_s: float
@@ -87,6 +91,7 @@ class FeedAssociation(Association):
         self.outcome: AssociationOutcome | None = None
         self.rejection: Rejection | None = None
         self.stored_count = 0
+        self._commitment = CommitmentTalk(desk.commitment)
         self.admitted = False
         """Whether `desk.admit` counted this association."""
         self._upper = SteppedUpperLayer(self, self._wire)
@@ -111,6 +116,8 @@ class FeedAssociation(Association):
             self.run_reactor()
         except (ConnectionLost, PeerSilent):
             self.outcome = AssociationOutcome.LOST
+        finally:
+            self._commitment.end()
         if self._upper.state == AWAITING_CLOSE:
             self._wire.drain(CLOSE_TIMEOUT_S)
             self._upper.happened(CONNECTION_CLOSED)
@@ -173,7 +180,7 @@ class FeedAssociation(Association):
 
     def _serve_next(self) -> None:
         if not self._reader.within_pdu:
-            waited = self._wire.wait(self._desk.idle_timeout_s)
+            waited = self._wait()
             if waited is Wait.STOPPING:
                 self.acse_timeout = RELEASE_TIMEOUT_S
                 self.acse.negotiate_release()
@@ -188,11 +195,26 @@ class FeedAssociation(Association):
         if context is None or not first.is_command:
             raise ProtocolError("a fragment that belongs nowhere")
         command_set = self._reader.command(first, commands.MAX_COMMAND_BYTES)
-        request = commands.store_request(commands.elements(command_set))
+        values = commands.elements(command_set)
+        request = commands.store_request(values)
         if request is not None:
             self._store(first.context_id, context, request)
+        elif context.abstract_syntax == PUSH_MODEL:
+            self._serve_commitment(first.context_id, context, values)
         else:
             self._serve_with_pynetdicom(first.context_id, command_set)
+
+    def _wait(self) -> Wait:
+        """Wait for the next message; what became known of a commitment meanwhile is reported."""
+        until = time.monotonic() + self._desk.idle_timeout_s
+        while True:
+            left_s = max(0.0, until - time.monotonic())
+            waited = self._wire.wait(min(left_s, REPORT_POLL_S) if self._commitment.awaits_verdict else left_s)
+            if waited is not Wait.TIMEOUT or time.monotonic() >= until:
+                return waited
+            for report in self._commitment.reports_due():
+                self._send(report.context_id, report.command_set, IS_COMMAND)
+                self._send(report.context_id, report.dataset, 0)
 
     def _store(self, context_id: int, context: PresentationContext, request: commands.StoreRequest) -> None:
         sender = Sender(
@@ -205,12 +227,28 @@ class FeedAssociation(Association):
         if stored.request is None:
             log.warning("instance_refused", status=stored.status.label, calling_ae_title=sender.calling_ae_title)
         try:
-            self._send_command(context_id, commands.store_response(request, stored.status))
+            self._send(context_id, commands.store_response(request, stored.status), IS_COMMAND)
         finally:
             # The instance is on disk and will be processed even if the peer never hears of it.
             if stored.request is not None:
                 self.stored_count += 1
                 self._desk.stored(stored.request)
+
+    def _serve_commitment(self, context_id: int, context: PresentationContext, values: dict[int, bytes]) -> None:
+        dataset = bytearray()
+        if commands.has_dataset(values):
+            for pieces in self._reader.dataset(context_id):
+                for piece in pieces:
+                    dataset += piece
+                if len(dataset) > MAX_DATASET_BYTES:
+                    raise ProtocolError("a commitment message is too long")
+        if command_field(values) == N_EVENT_REPORT_RSP:
+            if not self._commitment.answered(values):
+                raise ProtocolError("a response to nothing")
+            return
+        syntax = context.transfer_syntax[0]
+        answer = self._commitment.serve(values, context_id, syntax, self.requestor.ae_title, bytes(dataset))
+        self._send(context_id, answer, IS_COMMAND)
 
     def _serve_with_pynetdicom(self, context_id: int, command_set: bytes) -> None:
         values = commands.elements(command_set)
@@ -224,14 +262,15 @@ class FeedAssociation(Association):
         if message is not None and self.is_established:
             self._serve_request(message, context_id)
 
-    def _send_command(self, context_id: int, command_set: bytes) -> None:
+    def _send(self, context_id: int, message: bytes, kind: int) -> None:
+        """Send a command set (`IS_COMMAND`) or dataset (0), cut as the peer wants it."""
         # The peer names the largest PDU it takes, 0 for any (PS3.8 D.1); the length does not count the PDU header.
-        limit = max(self.requestor.maximum_length or len(command_set) + PDV_HEADER_BYTES, SMALLEST_PDU_BYTES)
+        limit = max(self.requestor.maximum_length or len(message) + PDV_HEADER_BYTES, SMALLEST_PDU_BYTES)
         step = limit - PDV_HEADER_BYTES
         pdus = bytearray()
-        for start in range(0, len(command_set), step):
-            part = command_set[start : start + step]
-            control = IS_COMMAND | (IS_LAST if start + step >= len(command_set) else 0)
+        for start in range(0, len(message), step):
+            part = message[start : start + step]
+            control = kind | (IS_LAST if start + step >= len(message) else 0)
             pdus += struct.pack(">BxIIBB", P_DATA_TF, len(part) + 6, len(part) + 2, context_id, control) + part
         self._wire.send(bytes(pdus))
 

@@ -8,7 +8,7 @@ from typing import Final
 from pydicom import uid
 from pynetdicom import AllStoragePresentationContexts, build_context
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from models.pixels.syntaxes import DECODABLE_TRANSFER_SYNTAXES
 
@@ -25,15 +25,34 @@ RADIOGRAPH_SOP_CLASSES: Final[tuple[uid.UID, ...]] = (
 )
 """Storage classes (PS3.4 B.5) that carry radiographs."""
 
+COMMITMENT_TRANSFER_SYNTAXES: Final = (
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+)
+"""A commitment request is a small dataset of text: the three uncompressed syntaxes of old are enough."""
 
-def supported_contexts(accept_all_storage: bool) -> list[PresentationContext]:
-    """Give the contexts of the acceptor: C-ECHO, and storage in every decodable transfer syntax."""
-    classes: Iterable[uid.UID] = RADIOGRAPH_SOP_CLASSES
-    if accept_all_storage:
-        known = [context.abstract_syntax for context in AllStoragePresentationContexts]
-        classes = dict.fromkeys([*RADIOGRAPH_SOP_CLASSES, *(syntax for syntax in known if syntax is not None)])
-    storage = [build_context(sop_class, list(DECODABLE_TRANSFER_SYNTAXES)) for sop_class in classes]
-    return [build_context(Verification), *storage]
+
+def storage_classes(accept_all_storage: bool) -> list[uid.UID]:
+    """Give the storage classes that are accepted, by C-STORE and by STOW-RS."""
+    if not accept_all_storage:
+        return list(RADIOGRAPH_SOP_CLASSES)
+    known = [context.abstract_syntax for context in AllStoragePresentationContexts]
+    return list(dict.fromkeys([*RADIOGRAPH_SOP_CLASSES, *(syntax for syntax in known if syntax is not None)]))
+
+
+def supported_contexts(accept_all_storage: bool, commitment: bool = False) -> list[PresentationContext]:
+    """Give the contexts of the acceptor: C-ECHO, storage in every decodable transfer syntax, storage commitment."""
+    storage = [
+        build_context(sop_class, list(DECODABLE_TRANSFER_SYNTAXES)) for sop_class in storage_classes(accept_all_storage)
+    ]
+    others = [build_context(Verification)]
+    if commitment:
+        push = build_context(StorageCommitmentPushModel, list(COMMITMENT_TRANSFER_SYNTAXES))
+        # Who asks is the SCU of the service, and needs no role for it; who reports on a new association is its SCP.
+        push.scu_role = push.scp_role = True
+        others.append(push)
+    return [*others, *storage]
 
 
 def prefer_senders_order(proposed: Iterable[PresentationContext]) -> None:

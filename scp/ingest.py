@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,27 +123,58 @@ class Ingest:
                 called_ae_title=sender.called_ae_title,
                 lane=Lane.STAT if urgent else Lane.ROUTINE,
             ) as writer:
-                self._stream(writer, dataset)
+                reception = Reception(writer, self._max_instance_bytes)
+                for pieces in dataset:
+                    reception.take(pieces)
+                reception.end()
                 return Stored(StoreStatus.SUCCESS, _committed(writer, request, sender)), writer.dataset_bytes
-        except Transient:
-            return Stored(StoreStatus.OUT_OF_RESOURCES), 0
-        except Unprocessable as error:
-            too_large = error.reason is Reason.TOO_LARGE
-            return Stored(StoreStatus.TOO_LARGE if too_large else StoreStatus.CANNOT_UNDERSTAND), 0
+        except (Transient, Unprocessable) as error:
+            return Stored(status_of(error)), 0
 
-    def _stream(self, writer: SpoolWriter, dataset: Iterator[list[memoryview]]) -> None:
-        head = bytearray()
-        for pieces in dataset:
-            for piece in pieces:
-                if len(head) < HEAD_BYTES:
-                    head += piece[: HEAD_BYTES - len(head)]
-            writer.write_pieces(pieces)
-            if writer.dataset_bytes > self._max_instance_bytes:
-                raise Unprocessable(Reason.TOO_LARGE)
-        if writer.dataset_bytes == 0:
+
+class Reception:
+    """One dataset on its way into the spool, in the pieces in which it comes.
+
+    Attributes:
+        head: the first `HEAD_BYTES` of the dataset.
+    """
+
+    def __init__(self, writer: SpoolWriter, max_instance_bytes: int) -> None:
+        self._writer = writer
+        self._max_instance_bytes = max_instance_bytes
+        self.head = bytearray()
+
+    def take(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write what came.
+
+        Raises:
+            Transient: the disk is full or failing.
+            Unprocessable: it is more than is taken.
+        """
+        for piece in pieces:
+            if len(self.head) < HEAD_BYTES:
+                self.head += piece[: HEAD_BYTES - len(self.head)]
+        self._writer.write_pieces(pieces)
+        if self._writer.dataset_bytes > self._max_instance_bytes:
+            raise Unprocessable(Reason.TOO_LARGE)
+
+    def end(self) -> None:
+        """See that something came, and choose the lane; the writer is ready for `commit`.
+
+        Raises:
+            Unprocessable: nothing came.
+        """
+        if self._writer.dataset_bytes == 0:
             raise Unprocessable(Reason.MALFORMED_DATASET, "empty dataset")
-        if has_high_study_priority(bytes(head)):
-            writer.lane = Lane.STAT
+        if has_high_study_priority(bytes(self.head)):
+            self._writer.lane = Lane.STAT
+
+
+def status_of(error: Transient | Unprocessable) -> StoreStatus:
+    """Give the status that a reception which failed so is answered with."""
+    if isinstance(error, Transient):
+        return StoreStatus.OUT_OF_RESOURCES
+    return StoreStatus.TOO_LARGE if error.reason is Reason.TOO_LARGE else StoreStatus.CANNOT_UNDERSTAND
 
 
 def has_high_study_priority(head: bytes) -> bool:

@@ -44,6 +44,9 @@ class SharedMetrics(Collector):
         """Give all families."""
         yield self._associations()
         yield self._instances()
+        yield self._stow_requests()
+        asked = self._board.total(board.COMMITMENTS_ASKED)
+        yield _counter("commitment_requests", "Storage commitment requests that were taken.", asked)
         yield self._store_seconds()
         yield _counter("bytes", "Bytes of accepted datasets.", self._board.total(board.BYTES))
         dropped = self._board.total(board.NOTICES_DROPPED)
@@ -54,6 +57,8 @@ class SharedMetrics(Collector):
         yield _gauge("open_associations", "Associations open now.", open_now)
         yield _gauge("receivers", "Receiving processes that accept.", self._board.total(board.READY))
         yield _gauge("spool_pending", "Accepted, unfinished instances.", self._board.pending())
+        oldest = self._sweeper.oldest_age_s()
+        yield _gauge("spool_oldest_seconds", "Age of the oldest accepted, unfinished instance.", oldest)
         try:
             yield _gauge("spool_free_bytes", "Bytes free on the disk of the spool.", self._spool.free_bytes())
         except OSError:
@@ -68,9 +73,17 @@ class SharedMetrics(Collector):
         return family
 
     def _instances(self) -> Metric:
-        family = CounterMetricFamily("radstream_scp_instances", "C-STORE responses, by status.", labels=["status"])
+        family = CounterMetricFamily(
+            "radstream_scp_instances", "Instances answered, by status; C-STORE and STOW-RS.", labels=["status"]
+        )
         for status in StoreStatus:
             family.add_metric([status.label], self._board.total(board.status_name(status)))
+        return family
+
+    def _stow_requests(self) -> Metric:
+        family = CounterMetricFamily("radstream_scp_stow_requests", "STOW-RS answers, by HTTP status.", labels=["code"])
+        for answer in (*board.STOW_ANSWERS, board.OTHER_ANSWER):
+            family.add_metric([str(answer)], self._board.total(board.answer_name(answer)))
         return family
 
     def _store_seconds(self) -> Metric:
@@ -78,7 +91,7 @@ class SharedMetrics(Collector):
         counts = [self._board.total(board.bucket_name(index)) for index in range(len(bounds))]
         return HistogramMetricFamily(
             "radstream_scp_store_seconds",
-            "From the command set of a C-STORE to its answer.",
+            "From the command set of a C-STORE, or the start of a part of STOW-RS, to its answer.",
             buckets=list(zip(bounds, accumulate(counts), strict=True)),
             sum_value=self._board.total(board.STORE_MICROSECONDS) / 1e6,
         )

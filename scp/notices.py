@@ -27,6 +27,15 @@ def notice_pair() -> tuple[socket.socket, socket.socket]:
     return parent, receiver
 
 
+def send_notice(end: socket.socket, request: InferenceRequest) -> bool:
+    """Tell the parent of an accepted instance; False when it is slow or gone, and its sweeper will find the file."""
+    try:
+        end.send(json.dumps(request.to_payload()).encode(), socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return True
+
+
 class NoticeReader:
     """Reads all receivers in one thread and hands each request on."""
 

@@ -6,7 +6,6 @@ stops, gracefully, on SIGTERM and when its parent is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -21,14 +20,18 @@ from typing import Any, Final
 from pynetdicom import _config
 from pynetdicom.ae import ApplicationEntity
 
+from models.commitment_reports import ReportFolder
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from models.requests import InferenceRequest
 from models.settings import Settings
 from models.spool import Spool
 from models.telemetry import configure_logging, get_logger
 from scp.association import Desk, FeedAssociation
+from scp.commitment_desk import CommitmentDesk
+from scp.commitment_transactions import TransactionFolder
 from scp.contexts import supported_contexts
 from scp.ingest import Admission, Ingest
+from scp.notices import send_notice
 from scp.scoreboard import ASSOCIATIONS, CONNECTIONS, NOTICES_DROPPED, READY, Slot, outcome_name
 from scp.settings import ScpSettings
 from scp.statuses import AssociationOutcome, Rejection
@@ -86,12 +89,18 @@ class Receiver:
         self._lock = threading.Lock()
         spool = Spool(equipment.settings.spool_path)
         admission = Admission(spool, self._slot.scoreboard, self._settings)
+        commitment = CommitmentDesk(
+            transactions=TransactionFolder(spool.root) if self._settings.commitment else None,
+            reports=ReportFolder(spool.root) if self._settings.commitment_reports else None,
+            slot=self._slot,
+        )
         self._desk = Desk(
             ae=_application_entity(equipment.settings, self._settings),
-            contexts=supported_contexts(self._settings.accept_all_storage),
+            contexts=supported_contexts(self._settings.accept_all_storage, commitment.is_offered),
             ingest=Ingest(spool, admission, self._slot, self._settings),
             admit=self._admit,
             stored=self._tell,
+            commitment=commitment,
             stopping_descriptor=self._stopping,
             idle_timeout_s=self._settings.idle_timeout_s,
             dimse_timeout_s=self._settings.dimse_timeout_s,
@@ -192,10 +201,7 @@ class Receiver:
         return None
 
     def _tell(self, request: InferenceRequest) -> None:
-        try:
-            self._notices.send(json.dumps(request.to_payload()).encode(), socket.MSG_DONTWAIT)
-        except OSError:
-            # The parent is slow or gone; its sweeper, or the next parent's, finds the file.
+        if not send_notice(self._notices, request):
             self._slot.add(NOTICES_DROPPED)
 
     def _drain(self) -> None:

@@ -18,12 +18,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import Reason
+from models.queues import Queues
 from models.records.ledger import DuplicatePolicy, Registration, mark_queued, register
 from models.records.sessions import is_outage
 from models.requests import InferenceRequest
 from models.spool import Spool
 from models.telemetry import get_logger
-from scp.queues import Queues
 
 BACKLOG: Final = 20_000
 """Notices that may wait; more are left to the sweeper."""

@@ -25,6 +25,12 @@ STORED: Final = "stored"
 BYTES: Final = "bytes"
 STORE_MICROSECONDS: Final = "store_microseconds"
 NOTICES_DROPPED: Final = "notices_dropped"
+STOW_READY: Final = "stow_ready"
+COMMITMENTS_ASKED: Final = "commitments_asked"
+
+STOW_ANSWERS: Final = (200, 202, 400, 401, 404, 405, 406, 408, 409, 413, 415, 500, 503)
+"""HTTP statuses that are counted one by one."""
+OTHER_ANSWER: Final = "other"
 
 
 def outcome_name(outcome: AssociationOutcome) -> str:
@@ -35,6 +41,11 @@ def outcome_name(outcome: AssociationOutcome) -> str:
 def status_name(status: StoreStatus) -> str:
     """Name of the counter of C-STORE responses with this status."""
     return f"status:{status.label}"
+
+
+def answer_name(http_status: int | str) -> str:
+    """Name of the counter of STOW-RS answers with this HTTP status."""
+    return f"stow:{http_status if http_status in STOW_ANSWERS else OTHER_ANSWER}"
 
 
 def bucket_name(index: int) -> str:
@@ -50,6 +61,9 @@ NAMES: Final = (
     BYTES,
     STORE_MICROSECONDS,
     NOTICES_DROPPED,
+    STOW_READY,
+    COMMITMENTS_ASKED,
+    *(answer_name(answer) for answer in (*STOW_ANSWERS, OTHER_ANSWER)),
     *(outcome_name(outcome) for outcome in AssociationOutcome),
     *(status_name(status) for status in StoreStatus),
     *(bucket_name(index) for index in range(len(STORE_SECONDS_BOUNDS) + 1)),
@@ -96,7 +110,7 @@ class Scoreboard:
 
     def vacate(self, slot: int) -> None:
         """Forget what a dead receiver had open; its counters stay."""
-        for name in (CONNECTIONS, ASSOCIATIONS, READY):
+        for name in (CONNECTIONS, ASSOCIATIONS, READY, STOW_READY):
             self.put(slot, name, 0)
 
 

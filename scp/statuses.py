@@ -21,6 +21,15 @@ class StoreStatus(IntEnum):
     WRONG_SOP_CLASS = 0xA900
     """The SOP class of the request is not that of its presentation context."""
 
+    WRONG_STUDY = 0xA901
+    """The dataset is not of the study that the STOW-RS request names."""
+
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
+    """Only by STOW-RS (PS3.18 table 10.5.3-1): an association would not have accepted the SOP class."""
+
+    TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+    """Only by STOW-RS, likewise."""
+
     CANNOT_UNDERSTAND = 0xC000
     """The request lacks a UID or its dataset."""
 
@@ -39,6 +48,9 @@ class StoreStatus(IntEnum):
 ERROR_COMMENTS = {
     StoreStatus.OUT_OF_RESOURCES: "no space or too many instances pending",
     StoreStatus.WRONG_SOP_CLASS: "SOP class is not that of the context",
+    StoreStatus.WRONG_STUDY: "not of the study of the request",
+    StoreStatus.SOP_CLASS_NOT_SUPPORTED: "SOP class not supported",
+    StoreStatus.TRANSFER_SYNTAX_NOT_SUPPORTED: "transfer syntax not supported",
     StoreStatus.CANNOT_UNDERSTAND: "UID or dataset missing",
     StoreStatus.INVALID_UID: "invalid UID",
     StoreStatus.TOO_LARGE: "instance larger than this SCP accepts",

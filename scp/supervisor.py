@@ -6,12 +6,12 @@ lies in the spool for the next start.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -20,25 +20,30 @@ from types import FrameType
 from typing import Final
 
 from prometheus_client import CollectorRegistry
+from sqlalchemy.orm import Session, sessionmaker
 
+from models.commitment_reports import ReportFolder
 from models.errors import ConfigurationError, Reason
+from models.queues import Queues
 from models.records.sessions import open_database, session_factory
 from models.settings import Settings
 from models.spool import Spool
 from models.spool_archive import ArchiveLimits, SpoolArchive
 from models.telemetry import TelemetryServer, get_logger
 from scp import receiver
+from scp.commitment_reporter import CommitmentReporter
+from scp.commitment_transactions import TransactionFolder
+from scp.custody import Custody
+from scp.listening import listen
 from scp.metrics import ParentMetrics, SharedMetrics
 from scp.notices import NoticeReader, notice_pair
-from scp.queues import Queues
 from scp.registrar import Dependency, Registrar
-from scp.scoreboard import READY, Scoreboard, Slot
+from scp.scoreboard import READY, STOW_READY, Scoreboard, Slot
 from scp.settings import ScpSettings
+from scp.stow.clients import Clients
 from scp.sweeper import Sweeper
-from scp.tls import server_context
+from scp.tls import server_context, stow_context
 
-BACKLOG: Final = 128
-"""Connections that wait for a receiver."""
 FIRST_BACKOFF_S: Final = 0.2
 LAST_BACKOFF_S: Final = 15.0
 LONG_LIFE_S: Final = 30.0
@@ -53,8 +58,11 @@ log = get_logger("scp.supervisor")
 
 @dataclass(slots=True)
 class _Place:
-    """One receiver, dead or alive: process, when to start it, and how long its next pause is."""
+    """One child, dead or alive: what it runs on which socket, when to start it, and how long its next pause is."""
 
+    name: str
+    target: Callable[[receiver.Equipment], None]
+    listener: socket.socket
     process: SpawnProcess | None = None
     started_at: float = 0.0
     start_at: float = 0.0
@@ -77,12 +85,19 @@ class Supervisor:
             self._spool.prepare()
         except OSError as error:
             raise ConfigurationError(f"RADSTREAM_SPOOL_DIR: cannot use {self._spool.root}: {error.strerror}") from error
-        self._scoreboard = Scoreboard(scp_settings.processes)
+        Clients(scp_settings.stow_tokens)
+        stow_context(scp_settings)
+        self._scoreboard = Scoreboard(scp_settings.processes + (1 if scp_settings.stow_port else 0))
         self._wire_up(settings, scp_settings)
-        self._places = [_Place() for _ in range(scp_settings.processes)]
         self._signalled, self._signal = os.pipe()
         self._stopping = False
-        self._listener = _listen(scp_settings)
+        self._listener = listen(scp_settings.host, scp_settings.port, "")
+        self._places = [
+            _Place(f"receiver-{index}", receiver.run, self._listener) for index in range(scp_settings.processes)
+        ]
+        if scp_settings.stow_port:
+            listener = listen(scp_settings.stow_host, scp_settings.stow_port, "STOW_")
+            self._places.append(_Place("stow", _run_stow, listener))
 
     def _wire_up(self, settings: Settings, scp_settings: ScpSettings) -> None:
         registry = CollectorRegistry()
@@ -90,9 +105,10 @@ class Supervisor:
         redis = Dependency(metrics.redis_up, Reason.REDIS_UNAVAILABLE)
         database = Dependency(metrics.database_up, Reason.DATABASE_UNAVAILABLE)
         queues = Queues(settings.redis_url.get_secret_value())
+        sessions = session_factory(open_database(settings))
         self._registrar = Registrar(
             self._spool,
-            session_factory(open_database(settings)),
+            sessions,
             queues,
             settings.duplicate_policy,
             redis,
@@ -112,9 +128,12 @@ class Supervisor:
                 SpoolArchive(settings.spool_path).trim, ArchiveLimits.of(settings), 2 * scp_settings.min_free_bytes
             ),
         )
+        self._reporter = self._commitment_reporter(sessions, database, registry)
         self._notices = NoticeReader(self._registrar.submit)
         registry.register(SharedMetrics(self._scoreboard, self._spool, self._sweeper))
         checks = {"receivers": self._check_receivers, "space": self._check_space}
+        if scp_settings.stow_port:
+            checks["stow"] = self._check_stow
         try:
             self._telemetry = TelemetryServer(
                 scp_settings.telemetry_address, scp_settings.telemetry_port, registry, checks
@@ -125,8 +144,26 @@ class Supervisor:
                 f"{scp_settings.telemetry_address}:{scp_settings.telemetry_port}: {error.strerror}"
             ) from error
 
+    def _commitment_reporter(
+        self, sessions: sessionmaker[Session], database: Dependency, registry: CollectorRegistry
+    ) -> CommitmentReporter | None:
+        settings = self._scp_settings
+        folder = TransactionFolder(self._spool.root)
+        try:
+            folder.prepare()
+            ReportFolder(self._spool.root).prepare()
+        except OSError as error:
+            raise ConfigurationError(f"RADSTREAM_SPOOL_DIR: cannot use {self._spool.root}: {error.strerror}") from error
+        if not settings.commitment:
+            return None
+        custody = Custody(self._spool, sessions, database)
+        return CommitmentReporter(folder, custody, self._settings.ae_title, settings, registry)
+
     def _check_receivers(self) -> str | None:
         return None if self._scoreboard.total(READY) else "no_receiver"
+
+    def _check_stow(self) -> str | None:
+        return None if self._scoreboard.total(STOW_READY) else "no_stow"
 
     def _check_space(self) -> str | None:
         try:
@@ -149,13 +186,16 @@ class Supervisor:
         self._notices.start()
         self._registrar.start()
         self._sweeper.start()
+        if self._reporter is not None:
+            self._reporter.start()
         host, port = self._listener.getsockname()[:2]
         log.info(
             "listening",
             host=host,
             port=port,
             ae_title=self._settings.ae_title,
-            processes=len(self._places),
+            processes=self._scp_settings.processes,
+            stow_port=self._scp_settings.stow_port or None,
             tls=self._scp_settings.tls_certificate is not None,
             telemetry_port=self._telemetry.port,
         )
@@ -178,11 +218,11 @@ class Supervisor:
     def _start(self, index: int, place: _Place) -> None:
         ours, theirs = notice_pair()
         equipment = receiver.Equipment(
-            self._settings, self._scp_settings, self._listener, theirs, Slot(self._scoreboard, index)
+            self._settings, self._scp_settings, place.listener, theirs, Slot(self._scoreboard, index)
         )
         # Spawn, not fork: by now this process has threads, and a fork would copy their locks in any state.
         place.process = multiprocessing.get_context("spawn").Process(
-            target=receiver.run, args=(equipment,), name=f"scp-receiver-{index}"
+            target=place.target, args=(equipment,), name=f"scp-{place.name}"
         )
         place.process.start()
         place.started_at = time.monotonic()
@@ -206,7 +246,9 @@ class Supervisor:
         now = time.monotonic()
         if now - place.started_at >= LONG_LIFE_S:
             place.backoff_s = FIRST_BACKOFF_S
-        log.error("receiver_died", receiver=index, exit_code=process.exitcode, restart_in_s=place.backoff_s)
+        log.error(
+            "receiver_died", receiver=index, name=place.name, exit_code=process.exitcode, restart_in_s=place.backoff_s
+        )
         self._scoreboard.vacate(index)
         place.process = None
         place.start_at = now + place.backoff_s
@@ -214,7 +256,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         log.info("stopping", grace_s=self._scp_settings.stop_grace_s)
-        self._listener.close()
+        for place in self._places:
+            place.listener.close()
         processes = [place.process for place in self._places if place.process is not None]
         for process in processes:
             process.terminate()
@@ -225,6 +268,8 @@ class Supervisor:
                 log.error("receiver_killed")
                 process.kill()
                 process.join()
+        if self._reporter is not None:
+            self._reporter.stop(DRAIN_S)
         self._sweeper.stop(DRAIN_S)
         self._notices.stop(DRAIN_S)
         self._registrar.stop(DRAIN_S)
@@ -232,26 +277,7 @@ class Supervisor:
         log.info("stopped")
 
 
-def _listen(settings: ScpSettings) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise ConfigurationError(f"RADSTREAM_SCP_HOST: {settings.host} is not an address of this host") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        where = f"{settings.host}:{settings.port}"
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"RADSTREAM_SCP_PORT: {where} is in use; is another SCP running? Choose another with --port"
-            ) from error
-        raise ConfigurationError(f"RADSTREAM_SCP_PORT: cannot listen on {where}: {error.strerror}") from error
-    return listener
+def _run_stow(equipment: receiver.Equipment) -> None:
+    from scp.stow import server  # an HTTP server, which nobody needs who has no such entry
+
+    server.run(equipment)

@@ -15,10 +15,10 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from models.errors import Reason, Unprocessable
+from models.queues import JobState, Queues, chunks
 from models.requests import InferenceRequest, job_id_for
 from models.spool import Spool
 from models.telemetry import get_logger
-from scp.queues import JobState, Queues, chunks
 from scp.registrar import Dependency, Registrar
 from scp.scoreboard import STORED, Scoreboard
 
@@ -72,6 +72,7 @@ class Sweeper:
         self._thread = threading.Thread(target=self._work, name="sweeper", daemon=True)
         self.sweeps = 0
         self.swept = 0
+        self._oldest_at: float | None = None
 
     def start(self) -> None:
         """Begin to sweep; the first sweep is at once."""
@@ -87,10 +88,16 @@ class Sweeper:
         stored_before = self._scoreboard.total(STORED)
         entries = list(self._spool.entries())
         self._scoreboard.publish_pending(len(entries), stored_before)
+        self._oldest_at = min((entry.modified_at for entry in entries), default=None)
         limit = time.time() - min(GRACE_S, self._interval_s)
         old = [entry for entry in entries if entry.modified_at < limit]
         old.sort(key=lambda entry: entry.modified_at)
         return [entry.key for entry in old]
+
+    def oldest_age_s(self) -> float:
+        """Age of the oldest instance that the last count found pending, seconds; 0 where there was none."""
+        oldest_at = self._oldest_at  # read once: the sweeper's thread sets it
+        return 0.0 if oldest_at is None else max(0.0, time.time() - oldest_at)
 
     def sweep(self) -> Sweep:
         """Queue what is in no queue, oldest first."""

@@ -28,7 +28,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import models.records.findings
 import models.records.inference
-import models.records.outputs  # noqa: F401 - fills the metadata
+import models.records.outputs
+import models.records.summaries  # noqa: F401 - fills the metadata
 from migrations.schema import migrate
 from models.records.base import Base
 from models.records.sessions import open_database, session_factory

@@ -11,6 +11,7 @@ from models.errors import ConfigurationError, RadstreamError
 from models.settings import Settings, load
 from models.tasks import Task
 from models.telemetry import configure_logging
+from worker import reconcile_command, results_command, trace_command
 
 EPILOG = """\
 settings come from RADSTREAM_* and RADSTREAM_WORKER_* variables or from the TOML file named by RADSTREAM_CONFIG.
@@ -19,7 +20,10 @@ examples:
   python -m worker migrate                     create or upgrade the results database
   python -m worker run                         infer and deliver until Ctrl-C
   python -m worker status                      what is where
+  python -m worker trace ACCESSION             where a study is, why, and what to do
+  python -m worker reconcile --mend            find what was lost between ledger, spool, queue and PACS, and mend it
   python -m worker results --since 2026-01-01 --format csv > findings.csv
+  python -m worker results --view study --format parquet --output studies.parquet
   python -m worker requeue --failed            try failed instances again
   python -m worker redeliver --dead            send given-up outputs again
   python -m worker shadow-report --task csi    how a version in the shadow compares
@@ -46,12 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="count what is where: spool, queues, ledger, deliveries")
     _add_format(status)
 
-    results = commands.add_parser("results", help="findings per instance, newest first")
-    results.add_argument("--study", metavar="UID", help="only this study")
-    results.add_argument("--state", choices=["received", "queued", "done", "skipped", "failed"])
-    results.add_argument("--since", type=_time, metavar="TIME", help="received at or after, ISO 8601")
-    results.add_argument("--limit", type=int, default=1000, help="at most so many; 0 for all (default 1000)")
-    _add_format(results)
+    results_command.add_arguments(commands, _time)
 
     requeue = commands.add_parser("requeue", help="infer failed instances again")
     which = requeue.add_mutually_exclusive_group(required=True)
@@ -81,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         help="default: table; csv has the most different instances alone",
     )
     _add_backfill(commands)
+    trace_command.add_arguments(commands)
+    reconcile_command.add_arguments(commands)
     return parser
 
 
@@ -150,13 +151,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         configure_logging(settings, "worker")
         return running.run(settings, own, with_delivery=not arguments.no_delivery, name=arguments.name)
     if arguments.command == "deliver":
-        from worker import running
+        from worker import delivering, running
 
         configure_logging(settings, "delivery")
         if arguments.parent_pid is not None:
             running.end_with_parent(arguments.parent_pid)
-        return running.deliver(settings, own)
+        return delivering.deliver(settings, own)
     configure_logging(settings, "command")
+    if arguments.command == "trace":  # works while the database is away
+        return trace_command.trace(arguments, settings, own)
     return _look_after(arguments, settings, own)
 
 
@@ -179,22 +182,17 @@ def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> 
         if arguments.command == "shadow-report":
             _report_shadows(arguments, session_factory(database))
             return 0
+        if arguments.command == "results":
+            return results_command.results(arguments, session_factory(database))
         if arguments.command == "backfill":
             from worker.backfill_command import backfill
 
             return backfill(arguments, settings, own, session_factory(database))
+        if arguments.command == "reconcile":
+            return reconcile_command.reconcile(arguments, settings, own, session_factory(database))
         sessions, spool = session_factory(database), Spool(settings.spool_path)
         if arguments.command == "status":
             rows, title = commands.status(sessions, spool, connect_redis(settings)), "status"
-        elif arguments.command == "results":
-            rows = commands.results(
-                sessions,
-                study=arguments.study,
-                state=arguments.state,
-                since=arguments.since,
-                limit=arguments.limit,
-            )
-            title = "results"
         elif arguments.command == "requeue":
             spool.prepare()
             rows = commands.requeue(
@@ -229,7 +227,7 @@ def _report_shadows(arguments: argparse.Namespace, sessions: Any) -> None:
 def _redeliver(arguments: argparse.Namespace, sessions: Any, own: Any) -> Any:
     from worker import commands
 
-    known = {to.name for to in own.destinations}
+    known = {to.name: to for to in own.destinations}
     if arguments.destination and arguments.destination not in known:
         raise ConfigurationError(
             f"--destination {arguments.destination}: not one of RADSTREAM_WORKER_DESTINATIONS "
@@ -241,7 +239,7 @@ def _redeliver(arguments: argparse.Namespace, sessions: Any, own: Any) -> Any:
         instance=arguments.instance,
         destination=arguments.destination,
         all_dead=arguments.dead,
-        new_destinations=[arguments.destination] if arguments.destination and not arguments.dead else [],
+        new_destinations=[known[arguments.destination]] if arguments.destination and not arguments.dead else [],
     )
 
 

@@ -32,7 +32,7 @@ from models.spool import Spool
 from models.spool_archive import SpoolArchive
 from models.spool_header import dataset_sha256
 from models.telemetry import get_logger
-from worker import stages
+from worker import rendering, stages
 from worker.backfill_selection import Candidate
 from worker.engine_set import EngineSet, TaskEngines
 from worker.inference import BatchInference
@@ -252,7 +252,7 @@ class Backfill:
         answer = item.answers[self._engine.manifest.task]
         request = candidate.request
         try:
-            result = TaskResult(answer.manifest, answer.engine, answer.finding, self._rendered(candidate, item, path))
+            result = TaskResult(answer.manifest, answer.engine, answer.finding, self._outputs(candidate, item, path))
             written = self._settlement.supplement(request.sop_instance_uid, request.content_sha256, result, utc_now())
         except Transient:
             raise
@@ -262,12 +262,12 @@ class Backfill:
             return
         self._count(candidate, RECORDED if written else KNOWN, "")
 
-    def _rendered(self, candidate: Candidate, item: Item, path: Path) -> stages.Rendered | None:
-        """Make the output, where one is wanted; a finding stands without its picture."""
-        if not self._options.deliver or item.prepared is None or item.prepared.display is None:
-            return None
+    def _outputs(self, candidate: Candidate, item: Item, path: Path) -> tuple[rendering.MadeOutput, ...]:
+        """Make the outputs, where some are wanted; a finding stands without them."""
+        if not self._options.deliver or item.prepared is None or not self._context.kinds:
+            return ()
         answer = item.answers[self._engine.manifest.task]
-        order = stages.RenderOrder(
+        order = rendering.RenderOrder(
             source_path=str(path),
             source_sop_instance_uid=candidate.request.sop_instance_uid,
             revision=candidate.revision,
@@ -276,15 +276,24 @@ class Backfill:
             engine=answer.engine,
             finding=answer.finding,
             outbox=str(self._outbox.root),
+            kinds=self._context.kinds,
         )
         try:
-            future = self._pool.schedule(stages.render, args=[order], timeout=self._limits.decode_timeout_s)
-            rendered: stages.Rendered = future.result()
+            future = self._pool.schedule(rendering.render, args=[order], timeout=self._limits.decode_timeout_s)
+            rendered: rendering.Rendered = future.result()
         except Exception as error:
             log.error("output_not_made", sop_instance_uid=candidate.request.sop_instance_uid, exc_info=error)
             self.tally["output not made", type(error).__name__] += 1
-            return None
-        return rendered
+            return ()
+        for kind, error_name in rendered.failed.items():
+            log.error(
+                "output_not_made",
+                sop_instance_uid=candidate.request.sop_instance_uid,
+                kind=kind.value,
+                error=error_name,
+            )
+            self.tally["output not made", f"{kind.value}: {error_name}"] += 1
+        return rendered.outputs
 
     def _count(self, candidate: Candidate, what: str, why: str) -> None:
         self.tally[what, why] += 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from argparse import Namespace
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
@@ -35,6 +37,8 @@ from worker.settlement import Settlement
 log = get_logger("worker.backfill")
 
 NICENESS = 10
+_SIGNALLED: Final = 128
+"""Added to the number of a signal: how shells tell the end by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Plan:
 
 
 def backfill(arguments: Namespace, settings: Settings, own: WorkerSettings, sessions: sessionmaker[Session]) -> int:
-    """Preview or run; give the exit status: 0 when it came to the end, 1 when it was stopped before.
+    """Preview or run; give the exit status: 0 when it came to the end, 128 and the signal's number when stopped before.
 
     Raises:
         ConfigurationError: an option or setting is wrong.
@@ -111,13 +115,13 @@ def _run(
 ) -> int:
     with suppress(OSError):
         os.nice(NICENESS)  # before any thread or process is started: they inherit it
-    stop = _stop_on_signal()
+    stop, received = _stop_on_signal()
     spool, outbox = Spool(settings.spool_path), Outbox(settings.outbox_path)
     spool.prepare()
     outbox.prepare()
     context = stage_context(settings, own)
     redis = connect_redis(settings)
-    destinations = [to.name for to in own.destinations] if arguments.deliver else []
+    destinations = own.destinations if arguments.deliver else ()
     with ExitStack() as closing:
         closing.callback(redis.close)
         engine = engine_loader(own)(version)
@@ -129,7 +133,7 @@ def _run(
             spool=spool,
             outbox=outbox,
             engine=engine,
-            context=context if arguments.deliver else replace(context, overlay_max_side=0),
+            context=context if arguments.deliver else replace(context, overlay_max_side=0, kinds=frozenset()),
             settlement=Settlement(sessions, settings.duplicate_policy, destinations),
             retriever=retriever,
             limits=pipeline_limits(own),
@@ -146,9 +150,11 @@ def _run(
                 finished = work.run(plan.taken, partial(progress.advance, bar))
         finally:
             rows = [{"what": what, "why": why, "count": count} for (what, why), count in sorted(work.tally.items())]
-            end = "" if finished else " (stopped before the end; the same command goes on)"
-            print_rows(rows, arguments.format, title + end)
-    return 0 if finished else 1
+            print_rows(rows, arguments.format, title)
+    if finished:
+        return 0
+    print("radstream: stopped before the end; the same command goes on where it stopped", file=sys.stderr)
+    return _SIGNALLED + next(iter(received), signal.SIGTERM)
 
 
 def _progress() -> Progress:
@@ -156,14 +162,16 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def _stop_on_signal() -> threading.Event:
-    """Let Ctrl-C end after the instances in hand, and a second one at once."""
+def _stop_on_signal() -> tuple[threading.Event, list[int]]:
+    """Let Ctrl-C end after the instances in hand, and a second one at once; give the signals that came, too."""
     stop = threading.Event()
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
-    return stop
+    return stop, received

@@ -36,7 +36,7 @@ from models.requests import QUEUE_NAMES, InferenceRequest
 from models.telemetry import get_logger
 from worker.maintenance import ABANDONED_META_KEY, Maintenance, put_back, take_jobs
 from worker.metrics import WorkerMetrics
-from worker.pipeline import Done
+from worker.settling import Done
 
 log = get_logger("worker.batch_worker")
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -15,71 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import ColumnClause, Select, column, func, select, table, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.records.base import UtcDateTime, utc_now
+from models.records.base import utc_now
 from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.requests import QUEUE_NAMES
 from models.spool import Spool
-from models.zones import ZONE_COLUMNS, ZONES
+from models.spool_archive import SpoolArchive
+from worker.settings import Recipient
 from worker.settlement import forget_outcome
 
 Rows = Sequence[dict[str, Any]]
-
-ZONE_SCORES: Final = tuple(f"csi_{zone}" for zone in ZONES)
-
-RESULT_COLUMNS: Final = (
-    "study_instance_uid",
-    "sop_instance_uid",
-    "modality",
-    "body_part_examined",
-    "view_position",
-    "state",
-    "reason",
-    "pneumonia_label",
-    "pneumonia_probability",
-    "pneumonia_version",
-    "csi_mean",
-    "heart_failure_class",
-    *ZONE_SCORES,
-    "csi_gradable_zones",
-    "csi_lungs_found",
-    "csi_version",
-    "cobb_main",
-    "cobb_main_upper_vertebra",
-    "cobb_main_lower_vertebra",
-    "cobb_upper",
-    "cobb_lower",
-    "landmarks_confidence",
-    "landmarks_review",
-    "landmarks_review_reasons",
-    "landmarks_version",
-    "received_at",
-    "settled_at",
-    "delivered_at",
-)
-"""Columns of `results`: technical facts and findings, nothing of the patient."""
-
-NOT_IN_TABLES: Final = frozenset(
-    {
-        "study_instance_uid",
-        "settled_at",
-        "pneumonia_version",
-        "csi_gradable_zones",
-        "csi_lungs_found",
-        "csi_version",
-        "cobb_main_upper_vertebra",
-        "cobb_main_lower_vertebra",
-        "cobb_upper",
-        "cobb_lower",
-        "landmarks_confidence",
-        "landmarks_review",
-        "landmarks_version",
-    }
-)
-"""Left to JSON and CSV, so that a table fits a screen."""
 
 
 def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
@@ -100,43 +48,11 @@ def write_rows(rows: Rows, form: str, stream: TextIO, title: str = "") -> None:
             console.print(f"{title}: nothing" if title else "nothing")
             return
         view = Table(title=title or None, title_justify="left", header_style="bold")
-        condensed = [_condense(row) for row in rows]
-        for name in condensed[0]:
+        for name in rows[0]:
             view.add_column(name.replace("_", " "), overflow="fold")
-        for row in condensed:
+        for row in rows:
             view.add_row(*(_readable(value) for value in row.values()))
         console.print(view)
-
-
-def _condense(row: dict[str, Any]) -> dict[str, Any]:
-    """Give a row as tables have it: six zones in one column, `right left` from top to bottom, and the main angle."""
-    condensed: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in ZONE_SCORES:
-            condensed["csi_zones"] = _zones_in_words(row)
-        elif name == "cobb_main":
-            condensed["cobb"] = _angle_in_words(row)
-        elif name == "landmarks_review_reasons":
-            condensed["review"] = value and value.replace(",", ", ")
-        elif name not in NOT_IN_TABLES:
-            condensed[name] = value
-    return condensed
-
-
-def _zones_in_words(row: dict[str, Any]) -> str | None:
-    if row.get("csi_version") is None:
-        return None
-    scores = ["-" if row[name] is None else str(row[name]) for name in ZONE_SCORES]
-    return " / ".join(" ".join(scores[first : first + ZONE_COLUMNS]) for first in range(0, len(scores), ZONE_COLUMNS))
-
-
-def _angle_in_words(row: dict[str, Any]) -> str | None:
-    """Give the main angle with its end vertebrae; a dash where a spine has none."""
-    if row.get("landmarks_version") is None:
-        return None
-    if row["cobb_main"] is None:
-        return "-"
-    return f"{row['cobb_main']:.1f} {row['cobb_main_upper_vertebra']}-{row['cobb_main_lower_vertebra']}"
 
 
 def _plain(value: Any) -> Any:
@@ -162,6 +78,9 @@ def status(sessions: sessionmaker[Session], spool: Spool, redis: Redis) -> Rows:
         rows.append({"where": "spool", "what": "pending", "count": usage.pending})
         rows.append({"where": "spool", "what": "set aside", "count": aside})
         rows.append({"where": "spool", "what": "free MiB", "count": usage.free_bytes // 2**20})
+        kept = [file.size for file in SpoolArchive(spool.root).files()]
+        rows.append({"where": "spool archive", "what": "kept", "count": len(kept)})
+        rows.append({"where": "spool archive", "what": "bytes", "count": sum(kept)})
     rows.extend(_queue_rows(redis))
     with sessions() as session:
         session.connection(execution_options={"read_only": True})
@@ -190,35 +109,6 @@ def _queue_rows(redis: Redis) -> list[dict[str, Any]]:
     except RedisError:
         rows.append({"where": "queues", "what": "Redis does not answer", "count": None})
     return rows
-
-
-def results(
-    sessions: sessionmaker[Session],
-    *,
-    study: str | None,
-    state: str | None,
-    since: datetime | None,
-    limit: int | None,
-) -> Rows:
-    """Read the view `instance_findings`, newest first."""
-    view = table("instance_findings", *(_column(name) for name in RESULT_COLUMNS))
-    statement = select(view).order_by(view.c.received_at.desc())
-    if study:
-        statement = statement.where(view.c.study_instance_uid == study)
-    if state:
-        statement = statement.where(view.c.state == state)
-    if since:
-        statement = statement.where(view.c.received_at >= since)
-    if limit:
-        statement = statement.limit(limit)
-    with sessions() as session:
-        session.connection(execution_options={"read_only": True})
-        return [dict(row) for row in session.execute(statement).mappings()]
-
-
-def _column(name: str) -> ColumnClause[Any]:
-    # SQLite knows no times; without the type it would give text, and compare with local time.
-    return column(name, UtcDateTime) if name.endswith("_at") else column(name)
 
 
 def requeue(
@@ -253,9 +143,16 @@ def redeliver(
     instance: str | None,
     destination: str | None,
     all_dead: bool,
-    new_destinations: Iterable[str] = (),
+    new_destinations: Iterable[Recipient] = (),
 ) -> Rows:
-    """Make deliveries due now: dead ones, or those of a study or instance, whatever their state."""
+    """Make deliveries due now: dead ones, or those of a study or instance, whatever their state.
+
+    Args:
+        sessions: of the records.
+        study, instance, destination: what is chosen; an instance by its own UID or that of its output.
+        all_dead: whether dead ones alone are.
+        new_destinations: get the chosen outputs of the kinds that they want, though these were made before them.
+    """
     chosen = _chosen_outputs(study, instance)
     statement = select(Delivery.id, Output.sop_instance_uid, Delivery.destination).join(
         Output, Output.id == Delivery.output_id
@@ -267,37 +164,55 @@ def redeliver(
     if destination:
         statement = statement.where(Delivery.destination == destination)
     with sessions.begin() as session:
-        for name in new_destinations:
-            _add_missing(session, chosen, name)
+        for recipient in new_destinations:
+            add_missing_deliveries(session, chosen, recipient)
         rows = session.execute(statement).all()
-        now = utc_now()
-        again = {"state": DeliveryState.PENDING, "attempts": 0, "requested_at": now, "next_attempt_at": now}
-        # By key, one statement for many rows: there may be more of them than a database takes parameters.
-        if rows:
-            session.execute(update(Delivery), [{"id": row.id, "delivered_at": None, **again} for row in rows])
+        make_due(session, [row.id for row in rows])
     return [{"output": row.sop_instance_uid, "destination": row.destination, "now": "pending"} for row in rows]
 
 
+def make_due(session: Session, delivery_ids: Sequence[int]) -> None:
+    """Let deliveries begin anew, whatever their state, within the caller's transaction."""
+    now = utc_now()
+    again = {
+        "state": DeliveryState.PENDING,
+        "attempts": 0,
+        "requested_at": now,
+        "next_attempt_at": now,
+        "delivered_at": None,
+        "committed_at": None,
+        "commitment_due_at": None,
+        "commitment_attempts": 0,
+        "commitment_failures": 0,
+    }
+    # By key, one statement for many rows: there may be more of them than a database takes parameters.
+    if delivery_ids:
+        session.execute(update(Delivery), [{"id": key, **again} for key in delivery_ids])
+
+
 def _chosen_outputs(study: str | None, instance: str | None) -> Select[int]:
-    chosen = select(Output.id).join(Instance, Instance.id == Output.instance_id)
+    chosen = select(Output.id).outerjoin(Instance, Instance.id == Output.instance_id)
     if instance:
         chosen = chosen.where((Instance.sop_instance_uid == instance) | (Output.sop_instance_uid == instance))
     if study:
-        chosen = (
-            chosen.join(Series, Series.id == Instance.series_id)
-            .join(Study, Study.id == Series.study_id)
-            .where(Study.study_instance_uid == study)
-        )
+        series = select(Series.id).join(Study, Study.id == Series.study_id).where(Study.study_instance_uid == study)
+        of_study = select(Study.id).where(Study.study_instance_uid == study)
+        chosen = chosen.where(Instance.series_id.in_(series) | Output.study_id.in_(of_study))
     return chosen
 
 
-def _add_missing(session: Session, outputs: Select[int], destination: str) -> None:
-    known = select(Delivery.output_id).where(Delivery.destination == destination)
-    for output_id in session.scalars(outputs.where(Output.id.not_in(known))).all():
+def add_missing_deliveries(session: Session, outputs: Select[int], recipient: Recipient) -> None:
+    """Let outputs that a recipient wants and that are not on their way to it go there, in the caller's transaction."""
+    known = select(Delivery.output_id).where(Delivery.destination == recipient.name)
+    answers_nothing = Output.model_version_id.is_(None) & Output.instance_id.is_not(None)
+    wanted = Output.kind.in_(recipient.outputs) & ~answers_nothing
+    if recipient.not_analysed:
+        wanted |= answers_nothing
+    for output_id in session.scalars(outputs.where(Output.id.not_in(known), wanted)).all():
         session.add(
             Delivery(
                 output_id=output_id,
-                destination=destination,
+                destination=recipient.name,
                 state=DeliveryState.PENDING,
                 attempts=0,
                 requested_at=utc_now(),

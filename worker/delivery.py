@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -25,9 +25,10 @@ from models.records.dicom import Instance
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.sessions import is_outage
 from models.telemetry import get_logger
+from worker.commitment_records import note_committed
 from worker.metrics import DeliveryMetrics
 from worker.outbox import Outbox
-from worker.sender import Sender, SendResult
+from worker.sender import OutputSender, SendResult
 from worker.settings import WorkerSettings
 
 log = get_logger("worker.delivery")
@@ -56,13 +57,16 @@ class DestinationQueue:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: OutputSender,
         sessions: sessionmaker[Session],
         outbox: Outbox,
         settings: WorkerSettings,
         metrics: DeliveryMetrics,
+        *,
+        asks_commitment: bool = False,
     ) -> None:
         self.name = sender.name
+        self._asks_commitment = asks_commitment
         self._sender = sender
         self._sessions = sessions
         self._outbox = outbox
@@ -71,7 +75,7 @@ class DestinationQueue:
         self._database_up = True
         self._measure_due = 0.0
         # An attempt may time out while connecting, associating and storing; others in hand are leased anew after it.
-        self._lease = timedelta(seconds=3 * settings.delivery_timeout_s)
+        self._lease = timedelta(seconds=3 * settings.longest_delivery_timeout_s)
 
     def run(self, stopping: threading.Event) -> None:
         """Send until told to stop."""
@@ -114,7 +118,7 @@ class DestinationQueue:
             self._metrics.send_seconds.observe(time.perf_counter() - started)
             done += 1
             self._record(claim, result, claims[done:])
-            if result.reason is Reason.DESTINATION_UNREACHABLE:
+            if result.stops_queue:
                 break  # the others would fail the same way; they wait for this one's back-off
         self._release(claims[done:])
         self._measure()
@@ -126,7 +130,7 @@ class DestinationQueue:
             rows = session.execute(
                 select(Delivery, Output, Instance.received_at)
                 .join(Output, Output.id == Delivery.output_id)
-                .join(Instance, Instance.id == Output.instance_id)
+                .outerjoin(Instance, Instance.id == Output.instance_id)
                 .where(
                     Delivery.destination == self.name,
                     Delivery.state == DeliveryState.PENDING,
@@ -147,7 +151,7 @@ class DestinationQueue:
                         output.sop_instance_uid,
                         delivery.attempts,
                         (now - delivery.requested_at).total_seconds(),
-                        received_at.timestamp(),
+                        (received_at or output.created_at).timestamp(),
                     )
                 )
             return claims
@@ -180,13 +184,16 @@ class DestinationQueue:
             delivery.state = state
             delivery.last_attempt_at = now
             delivery.last_status = result.status
+            delivery.last_http_status = result.http_status
             delivery.reason = result.reason.value if result.reason else None
             if state is DeliveryState.DELIVERED:
                 delivery.delivered_at = now
+                if self._asks_commitment:
+                    delivery.commitment_due_at = now + timedelta(seconds=self._settings.commitment_group_s)
                 session.flush()
                 _note_delivered(session, claim.output_id)
             elif state is DeliveryState.PENDING:
-                delivery.next_attempt_at = now + self._back_off(attempts)
+                delivery.next_attempt_at = now + self._back_off(attempts, result.retry_after_s or 0.0)
         outcome = "retry" if state is DeliveryState.PENDING else state.value
         self._metrics.attempts.labels(destination=self.name, outcome=outcome).inc()
         if state is DeliveryState.DELIVERED:
@@ -199,6 +206,7 @@ class DestinationQueue:
             sop_instance_uid=claim.sop_instance_uid,
             attempts=attempts,
             status=f"0x{result.status:04x}" if result.status is not None else None,
+            http_status=result.http_status,
             reason=result.reason.value if result.reason else None,
         )
 
@@ -210,10 +218,10 @@ class DestinationQueue:
         gone = result.reason is Reason.OUTPUT_FILE_MISSING
         return DeliveryState.DEAD if refused or expired or gone else DeliveryState.PENDING
 
-    def _back_off(self, attempts: int) -> timedelta:
+    def _back_off(self, attempts: int, asked_s: float = 0.0) -> timedelta:
         longest = self._settings.delivery_longest_retry_s
         wait = min(self._settings.delivery_first_retry_s * 2.0 ** min(attempts - 1, 30), longest)
-        return timedelta(seconds=wait * random.uniform(0.8, 1.2))
+        return timedelta(seconds=max(wait * random.uniform(0.8, 1.2), min(asked_s, longest)))
 
     def _measure(self) -> None:
         if time.monotonic() < self._measure_due:
@@ -239,14 +247,21 @@ class DestinationQueue:
 def _note_delivered(session: Session, output_id: int) -> None:
     """Write the instance's `delivered_at` when the last of its deliveries arrived."""
     instance_id = session.scalars(select(Output.instance_id).where(Output.id == output_id)).one()
+    if instance_id is None:
+        return  # of a study, which has no such time
     open_deliveries = session.scalar(
         select(func.count())
         .select_from(Delivery)
         .join(Output, Output.id == Delivery.output_id)
         .where(Output.instance_id == instance_id, Delivery.state != DeliveryState.DELIVERED)
     )
-    if open_deliveries == 0:
-        session.execute(update(Instance).where(Instance.id == instance_id).values(delivered_at=utc_now()))
+    if open_deliveries:
+        return
+    session.execute(update(Instance).where(Instance.id == instance_id).values(delivered_at=utc_now()))
+    committed = select(Delivery.id).join(Output, Output.id == Delivery.output_id)
+    committed = committed.where(Output.instance_id == instance_id, Delivery.committed_at.is_not(None)).limit(1)
+    if session.scalar(committed) is not None:
+        note_committed(session, [instance_id])  # this was the last, at a destination that is not asked
 
 
 def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: float) -> int:
@@ -264,7 +279,11 @@ def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: flo
             select(Output.file_name)
             .join(Delivery, Delivery.output_id == Output.id)
             .where(Output.file_name.in_(group))
-            .where((Delivery.state != DeliveryState.DELIVERED) | (Delivery.delivered_at > limit))
+            .where(
+                (Delivery.state != DeliveryState.DELIVERED)
+                | (Delivery.delivered_at > limit)
+                | Delivery.commitment_due_at.is_not(None)  # it may have to be sent again
+            )
         )
         with sessions.begin() as session:
             session.connection(execution_options={"read_only": True})
@@ -275,12 +294,23 @@ def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: flo
     return removed
 
 
+class Queue(Protocol):
+    """What `Deliverer` runs in a thread of its own."""
+
+    @property
+    def name(self) -> str:
+        """Of the thread."""
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until told to stop."""
+
+
 class Deliverer:
     """All destinations together, and the cleaning of the outbox."""
 
     def __init__(
         self,
-        queues: Sequence[DestinationQueue],
+        queues: Sequence[Queue],
         sessions: sessionmaker[Session],
         outbox: Outbox,
         keep_days: float,

@@ -12,7 +12,8 @@ from models.store.manifest import Manifest
 from models.tasks import Task
 from worker.engine_set import Generation
 from worker.findings import Finding
-from worker.stages import Prepared, Rendered
+from worker.rendering import MadeOutput
+from worker.stages import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class Item:
     Attributes:
         submitted_at: monotonic seconds.
         generation: engines that it is prepared for and inferred by; released once it is inferred or refused.
-        waiting_for: outputs that are still being made.
+        outputs: by the task whose answer they tell.
+        reports: that it was not analysed.
+        waiting_for: tasks whose outputs are still being made.
     """
 
     request: InferenceRequest
@@ -39,7 +42,8 @@ class Item:
     generation: Generation
     prepared: Prepared | None = None
     answers: dict[Task, Answer] = field(default_factory=dict)
-    rendered: dict[Task, Rendered] = field(default_factory=dict)
+    outputs: dict[Task, tuple[MadeOutput, ...]] = field(default_factory=dict)
+    reports: tuple[MadeOutput, ...] = ()
     waiting_for: int = 0
     refusal: Unprocessable | None = None
     inferred_at: datetime | None = None

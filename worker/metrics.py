@@ -112,6 +112,12 @@ class WorkerMetrics:
             ["task", "outcome"],
             registry=registry,
         )
+        self.canary_fallbacks = Counter(
+            "radstream_worker_canary_fallbacks",
+            "Instances that the active version answered because the canary failed on them.",
+            ["task"],
+            registry=registry,
+        )
         self.shadow_findings = Counter(
             "radstream_worker_shadow_findings",
             "Instances for a version in the shadow, by outcome: recorded, dropped (it was behind, or not fed) or"
@@ -167,6 +173,24 @@ class DeliveryMetrics:
             "radstream_delivery_attempts",
             "Attempts by destination and outcome (delivered, retry, dead).",
             ["destination", "outcome"],
+            registry=registry,
+        )
+        self.commitments = Counter(
+            "radstream_delivery_commitments",
+            "Outputs by destination and what became of their commitment (asked, retry, committed, sent_again, dead).",
+            ["destination", "outcome"],
+            registry=registry,
+        )
+        self.summaries = Counter(
+            "radstream_delivery_summaries",
+            "Study summaries by outcome (made, known, overtaken, skipped, failed).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.summary_seconds = Histogram(
+            "radstream_delivery_summary_seconds",
+            "Wall time of making one study summary.",
+            buckets=SECONDS,
             registry=registry,
         )
         self.pending = Gauge("radstream_delivery_pending", "Outputs to be sent.", ["destination"], registry=registry)

@@ -18,49 +18,35 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from models.errors import Reason, Transient, Unprocessable
+from models.errors import Reason, Unprocessable
 from models.records.base import utc_now
-from models.records.dicom import InstanceState
+from models.records.outputs import OutputKind
 from models.requests import InferenceRequest
 from models.spool import Spool
 from models.tasks import Task
 from models.telemetry import get_logger
-from worker import stages
+from worker import rendering, stages
 from worker.engine_set import EngineSet
-from worker.inference import BatchInference
+from worker.inference import BatchInference, DeviceLost
 from worker.item import Item
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
-from worker.settlement import Outcome, Settlement, TaskResult
-from worker.shadow import ShadowCase, ShadowRunner
+from worker.output_orders import OutputOrders
+from worker.rendering import MadeOutput
+from worker.settlement import Settlement
+from worker.settling import Done, SettlingStage
+from worker.shadow import ShadowRunner
 
 log = get_logger("worker.pipeline")
-
-SETTLE_RETRY_S: Final = 1.0
-"""Wait between attempts to reach a database that is away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """One instance that left the pipeline.
-
-    Attributes:
-        state: what the records hold now; None when they already held a result; `received` when it is not settled
-            and its file still pending.
-    """
-
-    request: InferenceRequest
-    state: InstanceState | None
-    reason: Reason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +77,11 @@ class Pipeline:
         shadows: ShadowRunner | None = None,
     ) -> None:
         self._spool = spool
-        self._outbox = outbox
         self._engines = engines
-        self._settlement = settlement
-        self._revision_of = revision_of
         self._limits = limits
         self._metrics = metrics
-        self._on_done = on_done
-        self._shadows = shadows
         self._inference = BatchInference(metrics)
-        self._renders = context.overlay_max_side > 0
+        self._orders = OutputOrders(spool, outbox, context, revision_of)
         self._pool = ProcessPool(
             max_workers=limits.decoders, initializer=stages.initialise, initargs=[context], context=_spawn_context()
         )
@@ -110,9 +91,19 @@ class Pipeline:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._broken = threading.Event()
+        settling = SettlingStage(
+            ready=self._ready,
+            most=limits.max_batch * 4,
+            spool=spool,
+            settlement=settlement,
+            metrics=metrics,
+            stopping=self._stopping,
+            on_done=on_done,
+            shadows=shadows,
+        )
         self._threads = [
             threading.Thread(target=self._infer_forever, name="infer", daemon=True),
-            threading.Thread(target=self._settle_forever, name="settle", daemon=True),
+            threading.Thread(target=settling.run, name="settle", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -190,12 +181,16 @@ class Pipeline:
             sound = []
             for item in batch:
                 if item.refusal is not None:
-                    self._ready.put(item)
+                    self._refuse(item, item.refusal)
                 else:
                     sound.append(item)
             if sound:
                 self._metrics.batch_size.observe(len(sound))
-                self._infer(sound)
+                try:
+                    self._infer(sound)
+                except DeviceLost:
+                    self._broken.set()  # the batch stays in the spool, for the process that replaces this one
+                    return
             for item in batch:
                 self._engines.release(item.generation)
 
@@ -229,47 +224,34 @@ class Pipeline:
         self._inference.infer(batch)
         for item in batch:
             item.inferred_at = utc_now()
-            if item.refusal is not None or not self._renders:
-                self._ready.put(item)
+            if item.refusal is not None:
+                self._refuse(item, item.refusal)
             else:
                 self._render(item)
 
     # Render
 
     def _render(self, item: Item) -> None:
-        prepared = item.prepared
-        if prepared is None or prepared.display is None or not item.answers:
+        orders = self._orders.of_answers(item)
+        if not orders:
             self._ready.put(item)
             return
-        try:
-            revision = self._revision_of(item.request)
-        except Transient:
-            revision = 0  # the database is away; settling waits for it, and a replaced instance is a rare guest
-        item.waiting_for = len(item.answers)
-        for task, answer in item.answers.items():
-            order = stages.RenderOrder(
-                source_path=str(self._spool.path_of(item.request.spool_key)),
-                source_sop_instance_uid=item.request.sop_instance_uid,
-                revision=revision,
-                display=prepared.display,
-                manifest=answer.manifest,
-                engine=answer.engine,
-                finding=answer.finding,
-                outbox=str(self._outbox.root),
-            )
-            future = self._pool.schedule(stages.render, args=[order], timeout=self._limits.decode_timeout_s)
+        item.waiting_for = len(orders)
+        for task, order in orders.items():
+            future = self._pool.schedule(rendering.render, args=[order], timeout=self._limits.decode_timeout_s)
             future.add_done_callback(partial(self._on_rendered, item, task))
 
-    def _on_rendered(self, item: Item, task: Task, future: Future[stages.Rendered]) -> None:
+    def _on_rendered(self, item: Item, task: Task, future: Future[rendering.Rendered]) -> None:
         try:
             rendered = future.result()
             self._metrics.observe_times(rendered.times)
-            item.rendered[task] = rendered
+            item.outputs[task] = rendered.outputs
+            self._tell_failed(item, task, rendered.failed)
         except (CancelledError, BrokenExecutor) as error:
             self._break(error)
             return
         except Exception as error:
-            # The finding stands without its picture; operations see the log and the missing output.
+            # The finding stands without its outputs; operations see the log and the missing ones.
             log.error("output_not_made", spool_key=item.request.spool_key, task=task.value, exc_info=error)
             self._metrics.outputs_failed.labels(task=task.value).inc()
         with self._lock:
@@ -278,101 +260,57 @@ class Pipeline:
         if last:
             self._ready.put(item)
 
-    # Settle
-
-    def _settle_forever(self) -> None:
-        while (first := self._ready.get()) is not None:
-            items, last = [first], False
-            while len(items) < self._limits.max_batch * 4:
-                try:
-                    item = self._ready.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    last = True
-                    break
-                items.append(item)
-            self._settle(items)
-            if last:
-                return
-
-    def _settle(self, items: list[Item]) -> None:
-        outcomes = [self._outcome(item) for item in items]
-        times = stages.StageTimes()
-        with times.measure("settle"):
-            states = self._settle_until_done(outcomes)
-            if states is None:
-                return
-            for outcome, state in zip(outcomes, states, strict=True):
-                self._end_in_spool(outcome, state)
-        self._metrics.observe_times(times)
-        for item, outcome, state in zip(items, outcomes, states, strict=True):
-            reason = outcome.refusal.reason if outcome.refusal else None
-            self._metrics.observe_outcome(item.request, state, reason, list(item.answers))
-            log.info(
-                "instance_settled",
-                sop_instance_uid=outcome.request.sop_instance_uid,
-                state=state.value if state else "already_settled",
-                reason=reason.value if reason else None,
-                seconds=round(time.monotonic() - item.submitted_at, 3),
+    def _tell_failed(self, item: Item, task: Task, failed: Mapping[OutputKind, str]) -> None:
+        for kind, error in failed.items():
+            log.error(
+                "output_not_made", spool_key=item.request.spool_key, task=task.value, kind=kind.value, error=error
             )
-            self._on_done(Done(outcome.request, state, reason))
-            if state is InstanceState.DONE:
-                self._offer_to_shadows(item)
+            self._metrics.outputs_failed.labels(task=task.value).inc()
 
-    def _offer_to_shadows(self, item: Item) -> None:
-        # Last of all, so that a shadow can neither delay nor fail what it looks at, and finds its records.
-        if self._shadows is None or item.prepared is None:
-            return
-        for task, plan in item.generation.plans.items():
-            if plan.shadow is not None and task in item.answers:
-                fed = item.prepared.shadows.get(task)
-                self._shadows.offer(ShadowCase(task, item.request, item.answers[task], fed))
+    # Refuse
 
-    def _settle_until_done(self, outcomes: list[Outcome]) -> list[InstanceState | None] | None:
-        failing = False
-        while True:
-            try:
-                states = self._settlement.settle(outcomes)
-                if failing:
-                    log.info("database_back")
-                self._metrics.database_up.set(1)
-                return states
-            except Transient as error:
-                self._metrics.database_up.set(0)
-                if not failing:
-                    log.warning("database_unavailable", waiting=len(outcomes), exc_info=error)
-                failing = True
-                # Nothing is lost by stopping here: the files are pending, and another worker will settle them.
-                if self._stopping.wait(SETTLE_RETRY_S):
-                    return None
-            except Exception as error:
-                log.error("settle_failed", waiting=len(outcomes), exc_info=error)
-                if self._stopping.wait(SETTLE_RETRY_S):
-                    return None
+    def _refuse(self, item: Item, refusal: Unprocessable) -> None:
+        """Let an instance be settled without findings, after its report is made where a destination wants one."""
+        future = self._schedule_report(item.request, refusal)
+        if future is None:
+            self._ready.put(item)
+        else:
+            future.add_done_callback(partial(self._on_reported, item))
 
-    def _outcome(self, item: Item) -> Outcome:
-        facts = item.prepared.facts if item.prepared else None
-        if item.refusal is not None:
-            return Outcome(item.request, facts, item.refusal)
-        results = tuple(
-            TaskResult(answer.manifest, answer.engine, answer.finding, item.rendered.get(task))
-            for task, answer in item.answers.items()
-        )
-        return Outcome(item.request, facts, None, results, item.inferred_at)
-
-    def _end_in_spool(self, outcome: Outcome, state: InstanceState | None) -> None:
-        # After the commit, never before: until then the file is what makes the instance survive anything.
-        key = outcome.request.spool_key
+    def _on_reported(self, item: Item, future: Future[rendering.Rendered]) -> None:
         try:
-            if state is InstanceState.FAILED:
-                self._spool.set_aside(key)
-            elif state is not InstanceState.RECEIVED:
-                # What was skipped no version has seen, so none will be asked to see it again.
-                self._spool.finish(key, keep=state is not InstanceState.SKIPPED)
-        except OSError as error:
-            # The sweeper will offer it again, and settling again finds a settled instance.
-            log.warning("spool_file_not_finished", spool_key=key, exc_info=error)
+            rendered = future.result()
+            self._metrics.observe_times(rendered.times)
+            item.reports = rendered.outputs
+        except (CancelledError, BrokenExecutor) as error:
+            self._break(error)
+            return
+        except Exception as error:
+            # What could not be analysed may well have no header to make a report of: no defect of ours.
+            log.warning("refusal_not_reported", spool_key=item.request.spool_key, error=type(error).__name__)
+        self._ready.put(item)
+
+    def report_refusal(self, request: InferenceRequest, refusal: Unprocessable) -> tuple[MadeOutput, ...]:
+        """Make the report of an instance that is refused outside the pipeline, and wait for it."""
+        future = self._schedule_report(request, refusal)
+        try:
+            return () if future is None else future.result(self._limits.decode_timeout_s).outputs
+        except Exception as error:
+            log.warning("refusal_not_reported", spool_key=request.spool_key, error=type(error).__name__)
+            return ()
+
+    def _schedule_report(self, request: InferenceRequest, refusal: Unprocessable) -> Future[rendering.Rendered] | None:
+        order = self._orders.of_refusal(request, refusal)
+        if order is None:
+            return None
+        try:
+            scheduled: Future[rendering.Rendered] = self._pool.schedule(
+                rendering.report_refusal, args=[order], timeout=self._limits.decode_timeout_s
+            )
+        except RuntimeError as error:
+            self._break(error)
+            return None
+        return scheduled
 
 
 def _spawn_context() -> Any:

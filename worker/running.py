@@ -1,4 +1,4 @@
-"""The two long-running processes: `run` puts a batch worker together, `deliver` the deliverer."""
+"""The process `run`: puts a batch worker together, and keeps `deliver` (see `worker.delivering`) as its child."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from types import FrameType
 
 from prometheus_client import CollectorRegistry
 from redis import Redis
@@ -29,6 +28,7 @@ from models.engines.providers import PRECISIONS, PROVIDERS, load_engine
 from models.errors import ConfigurationError, Reason, Transient, Unprocessable
 from models.pixels.limits import PixelLimits
 from models.records.dicom import InstanceState
+from models.records.outputs import OutputKind
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest
 from models.settings import Settings
@@ -36,17 +36,16 @@ from models.spool import Spool
 from models.store.store import ModelStore
 from models.telemetry import TelemetryServer, get_logger
 from worker.batch_worker import BatchWorker, WorkerTimes
-from worker.delivery import Deliverer, DestinationQueue
 from worker.engine_set import EngineSet
 from worker.engine_watch import EngineWatch, Load
 from worker.maintenance import Maintenance
-from worker.metrics import DeliveryMetrics, WorkerMetrics
+from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
-from worker.pipeline import Done, Pipeline, PipelineLimits
+from worker.pipeline import Pipeline, PipelineLimits
 from worker.routing import Routing
-from worker.sender import Sender
 from worker.settings import WorkerSettings
 from worker.settlement import Outcome, Settlement, known_revision
+from worker.settling import Done
 from worker.shadow import ShadowRunner
 from worker.source import IdentityPolicy
 from worker.stages import StageContext
@@ -130,7 +129,7 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
         if not _wait_for_services(redis, database, stopping):
             return 0
 
-        settlement = Settlement(sessions, settings.duplicate_policy, [to.name for to in own.destinations])
+        settlement = Settlement(sessions, settings.duplicate_policy, own.destinations)
         done_listeners: list[Callable[[Done], None]] = []
         pipeline = Pipeline(
             spool=spool,
@@ -149,17 +148,17 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
         closing.callback(watch.stop, own.decode_timeout_s)
         maintenance = Maintenance(
             max_attempts=own.max_attempts,
-            give_up=lambda request, attempts: _give_up(settlement, spool, request, attempts),
+            give_up=lambda request, attempts: _give_up(settlement, pipeline, spool, request, attempts),
             metrics=metrics,
         )
         worker = _batch_worker(redis, own, name, pipeline, maintenance, metrics)
         done_listeners.append(worker.on_done)
         checks = {
             "redis": lambda: None if worker.redis_up else Reason.REDIS_UNAVAILABLE.value,
-            "database": lambda: _database_failure(database),
+            "database": lambda: database_failure(database),
             "pipeline": lambda: None if pipeline.alive else Reason.INTERNAL_ERROR.value,
         }
-        telemetry = _serve(own.telemetry_address, own.telemetry_port, registry, checks)
+        telemetry = serve_telemetry(own.telemetry_address, own.telemetry_port, registry, checks)
         closing.callback(telemetry.stop)
         if with_delivery and own.destinations:
             closing.callback(_DeliveryProcess().stop)
@@ -170,12 +169,15 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
 
 def stage_context(settings: Settings, own: WorkerSettings) -> StageContext:
     """Say what every preparation needs, by the settings."""
+    kinds = frozenset(kind for to in own.destinations for kind in to.outputs)
     return StageContext(
         routing=Routing.read(own.routing_file),
         identity=IdentityPolicy.of(settings),
         limits=PixelLimits(max_rows_columns=own.max_pixels, max_decoded_bytes=own.max_decoded_bytes),
         own_ae_titles=frozenset(settings.own_ae_titles),
-        overlay_max_side=own.overlay_max_side if own.destinations else 0,
+        overlay_max_side=own.overlay_max_side if OutputKind.SECONDARY_CAPTURE in kinds else 0,
+        kinds=kinds,
+        reports_refusals=any(to.not_analysed for to in own.destinations),
     )
 
 
@@ -213,39 +215,6 @@ def _batch_worker(
         maintenance=maintenance,
         metrics=metrics,
     )
-
-
-def deliver(settings: Settings, own: WorkerSettings) -> int:
-    """Deliver outputs until SIGTERM or SIGINT; give the exit status."""
-    if not own.destinations:
-        raise ConfigurationError("RADSTREAM_WORKER_DESTINATIONS: no destination is set, there is nowhere to deliver to")
-    senders = [Sender(to, settings.ae_title, own.delivery_timeout_s) for to in own.destinations]
-    database = open_database(settings)
-    sessions = session_factory(database)
-    outbox = Outbox(settings.outbox_path)
-    outbox.prepare()
-    registry = CollectorRegistry()
-    metrics = DeliveryMetrics(registry)
-    queues = [DestinationQueue(sender, sessions, outbox, own, metrics) for sender in senders]
-    deliverer = Deliverer(queues, sessions, outbox, own.outbox_keep_days)
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        deliverer.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    telemetry = _serve(
-        own.telemetry_address,
-        own.delivery_telemetry_port,
-        registry,
-        {"database": lambda: _database_failure(database)},
-    )
-    log.info("delivery_started", destinations=[to.name for to in own.destinations])
-    deliverer.run()
-    telemetry.stop()
-    database.dispose()
-    log.info("delivery_stopped")
-    return 0
 
 
 class _DeliveryProcess:
@@ -291,9 +260,14 @@ def end_with_parent(parent_pid: int) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def _serve(
+def serve_telemetry(
     address: str, port: int, registry: CollectorRegistry, checks: dict[str, Callable[[], str | None]]
 ) -> TelemetryServer:
+    """Serve metrics and health of a process.
+
+    Raises:
+        ConfigurationError: the port cannot be opened.
+    """
     try:
         telemetry = TelemetryServer(address, port, registry, checks)
     except OSError as error:
@@ -332,7 +306,8 @@ def _wait_for_services(redis: Redis, database: DatabaseEngine, stopping: threadi
     return False
 
 
-def _database_failure(database: DatabaseEngine) -> str | None:
+def database_failure(database: DatabaseEngine) -> str | None:
+    """Say why the database does not answer; None when it does."""
     try:
         with database.connect() as connection:
             connection.execution_options(read_only=True).execute(text("SELECT 1"))
@@ -350,9 +325,12 @@ def _revision(sessions: sessionmaker[Session], request: InferenceRequest) -> int
         raise Transient(Reason.DATABASE_UNAVAILABLE) from error
 
 
-def _give_up(settlement: Settlement, spool: Spool, request: InferenceRequest, attempts: int) -> None:
+def _give_up(
+    settlement: Settlement, pipeline: Pipeline, spool: Spool, request: InferenceRequest, attempts: int
+) -> None:
     refusal = Unprocessable(Reason.WORKER_DIED, f"{attempts} workers died with it in hand")
-    (state,) = settlement.settle([Outcome(request, None, refusal, deaths=attempts)])
+    reports = pipeline.report_refusal(request, refusal)
+    (state,) = settlement.settle([Outcome(request, None, refusal, deaths=attempts, reports=reports)])
     # None: the last of the dead had settled it, and only the file was left.
     end = {InstanceState.FAILED: spool.set_aside, None: spool.finish}.get(state)
     if end is not None:

@@ -6,11 +6,18 @@ import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -25,7 +32,13 @@ log = get_logger("worker.sender")
 HELD_IDLE_S: Final = 20.0
 """An association without traffic is released after this; many PACS abort idle ones after 30 s."""
 
-OUTPUT_STORAGE_CLASSES: Final = (SecondaryCaptureImageStorage,)
+OUTPUT_STORAGE_CLASSES: Final = (
+    SecondaryCaptureImageStorage,
+    Comprehensive3DSRStorage,
+    ParametricMapStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+)
+OUTPUT_TRANSFER_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 SUCCESS: Final = 0x0000
 DUPLICATE_SOP_INSTANCE: Final = 0x0111  # PS3.7 annex C.5.6; the object is there, which is all we want
 PROCESSING_FAILURE: Final = 0x0110  # PS3.7 annex C.5.13; says nothing of the object
@@ -36,14 +49,39 @@ class SendResult:
     """What came of one attempt.
 
     Attributes:
-        status: DIMSE status, None when there was no answer.
+        status: DIMSE status, None when there was no answer; of STOW-RS the failure reason, where one is named.
         reason: None when the object arrived.
         permanent: the peer refused the object itself, so trying for days would be in vain.
+        http_status: of STOW-RS.
+        retry_after_s: what the peer asked us to wait.
     """
 
     status: int | None = None
     reason: Reason | None = None
     permanent: bool = False
+    http_status: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def stops_queue(self) -> bool:
+        """Whether the next object would fail the same way, so that trying it now is in vain."""
+        stopping = {Reason.DESTINATION_UNREACHABLE, Reason.DESTINATION_UNAUTHORISED, Reason.DESTINATION_NOT_FOUND}
+        return self.reason in stopping or self.retry_after_s is not None
+
+
+class OutputSender(Protocol):
+    """A way to one destination: `Sender` by C-STORE, `worker.stow_sender` by STOW-RS."""
+
+    name: str
+
+    def send(self, path: Path) -> SendResult:
+        """Send one Part 10 file."""
+
+    def release_idle(self) -> None:
+        """Let go of what has been idle for long."""
+
+    def release(self) -> None:
+        """Let go of everything."""
 
 
 class Sender:
@@ -61,7 +99,7 @@ class Sender:
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         for storage_class in OUTPUT_STORAGE_CLASSES:
-            self._ae.add_requested_context(storage_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+            self._ae.add_requested_context(storage_class, list(OUTPUT_TRANSFER_SYNTAXES))
         self._ae.connection_timeout = min(timeout_s, 10.0)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
         self._tls = tls_arguments(destination, f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name}")
@@ -76,8 +114,11 @@ class Sender:
         association = self._associate()
         if association is None:
             return SendResult(reason=Reason.DESTINATION_UNREACHABLE)
-        if not association.accepted_contexts:
-            self.release()
+        if dataset.get("SOPClassUID") not in {context.abstract_syntax for context in association.accepted_contexts}:
+            # Its other kinds of output may be welcome: the association stays, unless it is good for nothing.
+            self._used_at = time.monotonic()
+            if not association.accepted_contexts:
+                self.release()
             return SendResult(reason=Reason.DESTINATION_REJECTED_CONTEXT, permanent=True)
         try:
             answer = association.send_c_store(dataset)

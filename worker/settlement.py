@@ -22,28 +22,31 @@ from models.records.dicom import SETTLED_STATES, Instance, InstanceState, Series
 from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary, delete_findings
 from models.records.inference import Inference, ModelVersion
 from models.records.ledger import DuplicatePolicy, Registration, register
-from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
+from models.records.outputs import OutputKind
 from models.records.sessions import is_outage
+from models.records.summaries import note_changes
 from models.requests import InferenceRequest
 from models.store.manifest import Manifest
 from models.telemetry import get_logger
 from worker.findings import Classification, CongestionFinding, Finding
+from worker.output_records import record_output
+from worker.rendering import MadeOutput
+from worker.settings import Recipient
 from worker.source import SourceFacts
 from worker.spine_finding import LandmarkFinding
 from worker.spine_records import rows_of_spine
-from worker.stages import Rendered
 
 log = get_logger("worker.settlement")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """One task's answer for one instance, with its output where one was made."""
+    """One task's answer for one instance, with the outputs that were made of it."""
 
     manifest: Manifest
     engine: EngineInfo
     finding: Finding
-    output: Rendered | None
+    outputs: tuple[MadeOutput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Outcome:
     Attributes:
         refusal: why it has no findings; `Skipped` for a sound instance, else it failed. None when done.
         deaths: how many workers died with it in hand, where that is the refusal.
+        reports: outputs that say that it was not analysed, where some were made.
     """
 
     request: InferenceRequest
@@ -61,6 +65,12 @@ class Outcome:
     results: tuple[TaskResult, ...] = ()
     inferred_at: datetime | None = None
     deaths: int = 0
+    reports: tuple[MadeOutput, ...] = ()
+
+    @property
+    def outputs(self) -> list[MadeOutput]:
+        """Every output that was made."""
+        return [*self.reports, *(made for result in self.results for made in result.outputs)]
 
     @property
     def state(self) -> InstanceState:
@@ -73,10 +83,13 @@ class Outcome:
 class Settlement:
     """Writes outcomes to the records."""
 
-    def __init__(self, sessions: sessionmaker[Session], policy: DuplicatePolicy, destinations: Sequence[str]) -> None:
+    def __init__(
+        self, sessions: sessionmaker[Session], policy: DuplicatePolicy, destinations: Sequence[Recipient]
+    ) -> None:
         self._sessions = sessions
         self._policy = policy
         self._destinations = tuple(destinations)
+        self._summarises = any(OutputKind.STUDY_SUMMARY in to.outputs for to in self._destinations)
 
     def settle(self, outcomes: Sequence[Outcome]) -> list[InstanceState | None]:
         """Record a batch.
@@ -106,6 +119,9 @@ class Settlement:
             with self._sessions.begin() as session:
                 for index in order:
                     states[index] = self._write(session, outcomes[index])
+                if self._summarises:
+                    settled = [index for index in order if states[index] in SETTLED_STATES]
+                    note_changes(session, [outcomes[index].request.sop_instance_uid for index in settled])
         except SQLAlchemyError as error:
             if is_outage(error):
                 raise Transient(Reason.DATABASE_UNAVAILABLE) from error
@@ -134,7 +150,7 @@ class Settlement:
         registration = register(session, [request], self._policy)[request.spool_key]
         if not registration.to_be_queued:
             return None
-        if registration is Registration.REPLACED and any(result.output for result in outcome.results):
+        if registration is Registration.REPLACED and outcome.outputs:
             # Nobody had registered these bytes before, so their outputs were made under the UIDs of the old ones.
             # The revision counts now; done again, they get UIDs of their own.
             return InstanceState.RECEIVED
@@ -150,6 +166,9 @@ class Settlement:
             _place(session, row, outcome.facts)
         for result in outcome.results:
             self._write_result(session, row, result, outcome.inferred_at or now)
+        recipients = [to.name for to in self._destinations if to.not_analysed]
+        for made in outcome.reports:
+            record_output(session, row.id, None, made, recipients)
         session.flush()
         return outcome.state
 
@@ -186,6 +205,8 @@ class Settlement:
                 if session.scalar(answered) is not None:
                     return False
                 self._write_result(session, row, result, inferred_at)
+                if self._summarises and result.outputs:
+                    note_changes(session, [sop_instance_uid])  # told to nobody, it changes no summary either
                 return True
         except SQLAlchemyError as error:
             if is_outage(error):
@@ -204,34 +225,9 @@ class Settlement:
         session.add(inference)
         session.flush()
         session.add_all(rows_of(result.finding, inference.id))
-        if result.output is not None:
-            self._write_output(session, row.id, version_id, result.output)
-
-    def _write_output(self, session: Session, instance_id: int, version_id: int, rendered: Rendered) -> None:
-        output = Output(
-            instance_id=instance_id,
-            model_version_id=version_id,
-            kind=OutputKind.SECONDARY_CAPTURE,
-            sop_class_uid=rendered.sop_class_uid,
-            sop_instance_uid=rendered.sop_instance_uid,
-            series_instance_uid=rendered.series_instance_uid,
-            file_name=rendered.file_name,
-            created_at=utc_now(),
-        )
-        session.add(output)
-        session.flush()
-        now = utc_now()
-        session.add_all(
-            Delivery(
-                output_id=output.id,
-                destination=destination,
-                state=DeliveryState.PENDING,
-                attempts=0,
-                requested_at=now,
-                next_attempt_at=now,
-            )
-            for destination in self._destinations
-        )
+        for made in result.outputs:
+            recipients = [to.name for to in self._destinations if made.kind in to.outputs]
+            record_output(session, row.id, version_id, made, recipients)
 
 
 @singledispatch
@@ -315,6 +311,7 @@ def _place(session: Session, row: Instance, facts: SourceFacts) -> None:
             study_date=facts.study_date,
             study_description=facts.study_description,
             patient_id=facts.patient_id,
+            patient_id_issuer=facts.patient_id_issuer,
             patient_name=facts.patient_name,
             patient_birth_date=facts.patient_birth_date,
             patient_sex=facts.patient_sex,

@@ -33,7 +33,7 @@ from worker.findings import Finding, read_finding
 from worker.item import Answer
 from worker.metrics import WorkerMetrics
 from worker.shadow_comparison import compare
-from worker.stages import ShadowInput, StageTimes
+from worker.stages import OtherInput, StageTimes
 
 log = get_logger("worker.shadow")
 
@@ -52,7 +52,7 @@ class ShadowCase:
     task: Task
     request: InferenceRequest
     live: Answer
-    fed: ShadowInput | None
+    fed: OtherInput | None
 
 
 class ShadowRunner:

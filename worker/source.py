@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -14,16 +15,23 @@ from pydicom.multival import MultiValue
 from pydicom.valuerep import DA
 
 from models.errors import ConfigurationError, Reason, Unprocessable
+from models.records.patient_identity import BY_COLUMN, Kept
 from models.settings import PatientIdentity, Settings
 from models.spool import is_valid_uid
+from worker.known_terms import known_term
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityPolicy:
-    """What of patient identity is stored, and the key of the hash when pseudonymised."""
+    """What of patient identity is stored, and the key of the hashes when pseudonymised.
+
+    The hashes of one key are the same on every day and every host, so that studies of one patient stay together, and
+    mean nothing without the key. Another key makes other hashes: from the change on a patient has another pseudonym,
+    and rows written before keep theirs.
+    """
 
     mode: PatientIdentity
-    key: bytes = b""
+    key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, settings: Settings) -> IdentityPolicy:
@@ -37,13 +45,31 @@ class IdentityPolicy:
             raise ConfigurationError("RADSTREAM_PHI_KEY: pseudonymised records need a secret key of 16 characters")
         return cls(settings.phi, key)
 
+    def kept(self, column: str) -> Kept:
+        """What is stored in a column of the records."""
+        return BY_COLUMN[column].kept(self.mode)
+
     def identifier(self, text: str | None) -> str | None:
-        """Give an identifier as it may be stored: itself, its keyed hash (32 hex digits), or nothing."""
-        if text is None or self.mode is PatientIdentity.NONE:
+        """Give an accession number as it is stored: itself, its keyed hash (32 hex digits), or nothing.
+
+        What somebody types is looked up by the same.
+        """
+        return self._identifier("accession_number", text, text)
+
+    def patient_identifier(self, patient_id: str | None, issuer: str | None) -> str | None:
+        """Give a patient identifier likewise; its hash is that of identifier and issuer: two issuers may give out one.
+
+        Texts hold no NUL (`read_facts` takes control characters out), so that no other identifier, and no accession
+        number, has the same hash.
+        """
+        return self._identifier("patient_id", patient_id, f"{issuer or ''}\x00{patient_id}")
+
+    def _identifier(self, column: str, text: str | None, hashed: str | None) -> str | None:
+        if text is None or hashed is None or self.kept(column) is Kept.NOTHING:
             return None
-        if self.mode is PatientIdentity.FULL:
+        if self.kept(column) is Kept.AS_SENT:
             return text
-        return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self.key, hashed.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +82,7 @@ class SourceFacts:
     study_date: date | None
     study_description: str | None
     patient_id: str | None
+    patient_id_issuer: str | None
     patient_name: str | None
     patient_birth_date: date | None
     patient_sex: str | None
@@ -75,25 +102,27 @@ def read_facts(header: Dataset, policy: IdentityPolicy) -> SourceFacts:
     Raises:
         Unprocessable: study or series UID are missing or invalid, so the instance belongs nowhere.
     """
-    identified = policy.mode is PatientIdentity.FULL
+    text = partial(_text, header, policy)
+    patient_id, issuer = _whole(header, "PatientID"), _whole(header, "IssuerOfPatientID")
     return SourceFacts(
         study_instance_uid=_uid(header, "StudyInstanceUID"),
         series_instance_uid=_uid(header, "SeriesInstanceUID"),
-        accession_number=policy.identifier(_text(header, "AccessionNumber", 64)),
-        study_date=_date(header, "StudyDate") if policy.mode is not PatientIdentity.NONE else None,
-        study_description=_text(header, "StudyDescription", 64),
-        patient_id=policy.identifier(_text(header, "PatientID", 64)),
-        patient_name=_text(header, "PatientName", 324) if identified else None,
-        patient_birth_date=_date(header, "PatientBirthDate") if identified else None,
-        patient_sex=_text(header, "PatientSex", 16) if policy.mode is not PatientIdentity.NONE else None,
-        modality=_text(header, "Modality", 16),
-        body_part_examined=_text(header, "BodyPartExamined", 16),
-        series_description=_text(header, "SeriesDescription", 64),
-        manufacturer=_text(header, "Manufacturer", 64),
-        manufacturer_model_name=_text(header, "ManufacturerModelName", 64),
+        accession_number=_fitting(policy.identifier(_whole(header, "AccessionNumber")), 64),
+        study_date=_date(header, policy, "study_date", "StudyDate"),
+        study_description=text("study_description", "StudyDescription", 64),
+        patient_id=_fitting(policy.patient_identifier(patient_id, issuer), 64),
+        patient_id_issuer=text("patient_id_issuer", "IssuerOfPatientID", 64),
+        patient_name=text("patient_name", "PatientName", 324),
+        patient_birth_date=_date(header, policy, "patient_birth_date", "PatientBirthDate"),
+        patient_sex=text("patient_sex", "PatientSex", 16),
+        modality=text("modality", "Modality", 16),
+        body_part_examined=text("body_part_examined", "BodyPartExamined", 16),
+        series_description=text("series_description", "SeriesDescription", 64),
+        manufacturer=text("manufacturer", "Manufacturer", 64),
+        manufacturer_model_name=text("manufacturer_model_name", "ManufacturerModelName", 64),
         instance_number=_integer(header, "InstanceNumber"),
-        view_position=_text(header, "ViewPosition", 16),
-        laterality=_text(header, "ImageLaterality", 16) or _text(header, "Laterality", 16),
+        view_position=text("view_position", "ViewPosition", 16),
+        laterality=text("laterality", "ImageLaterality", 16) or text("laterality", "Laterality", 16),
     )
 
 
@@ -112,17 +141,32 @@ def _uid(header: Dataset, keyword: str) -> str:
     return uid
 
 
-def _text(header: Dataset, keyword: str, length: int) -> str | None:
+def _text(header: Dataset, policy: IdentityPolicy, column: str, keyword: str, length: int) -> str | None:
+    kept = policy.kept(column)
+    text = _whole(header, keyword)
+    if text is None or kept is Kept.NOTHING:
+        return None
+    return known_term(column, text) if kept is Kept.KNOWN_TERM else text[:length]
+
+
+def _whole(header: Dataset, keyword: str) -> str | None:
     value = _value(header, keyword)
     if value is None:
         return None
     text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
     # PostgreSQL refuses NUL, terminals obey other control characters, and surrogates cannot be encoded.
     text = "".join(sign for sign in text if unicodedata.category(sign) != "Cc")
-    return text.encode("utf-8", "replace").decode().strip()[:length] or None
+    return text.encode("utf-8", "replace").decode().strip() or None
 
 
-def _date(header: Dataset, keyword: str) -> date | None:
+def _fitting(identifier: str | None, length: int) -> str | None:
+    # A shortened identifier may be that of another patient; it is better to have none.
+    return identifier if identifier is not None and len(identifier) <= length else None
+
+
+def _date(header: Dataset, policy: IdentityPolicy, column: str, keyword: str) -> date | None:
+    if policy.kept(column) is not Kept.AS_SENT:
+        return None
     try:
         parsed = DA(str(_value(header, keyword) or ""))
     except Exception:

@@ -1,7 +1,8 @@
-"""The stages that run in decoding processes: prepare an instance for its engines, and make its outputs.
+"""The stage that runs in decoding processes before inference: prepare an instance for its engines.
 
-They take and give plain data, hold no state but what `initialise` put there, and never see Redis or the database.
-A codec that crashes or hangs takes one process of the pool with it, never the worker.
+What comes after it there is in `worker.rendering`. Both take and give plain data, hold no state but what `initialise`
+put there, and never see Redis or the database. A codec that crashes or hangs takes one process of the pool with it,
+never the worker.
 """
 
 from __future__ import annotations
@@ -10,33 +11,25 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import singledispatch
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from models.engines.engine import EngineInfo
 from models.errors import Reason, Skipped, Unprocessable
 from models.pixels.header import read_header
 from models.pixels.limits import PixelLimits
 from models.pixels.radiograph import Radiograph
 from models.pixels.spec import InputSpec
+from models.records.outputs import OutputKind
 from models.requests import InferenceRequest
-from models.store.manifest import Manifest
 from models.tasks import Task
-from worker.findings import Classification, CongestionFinding, Finding
 from worker.outputs.loop_guard import is_own_output
-from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
-from worker.overlay import OverlayCaption, draw_overlay
 from worker.routing import Routing
 from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.source_image import SourceImage
-from worker.spine_finding import LandmarkFinding
-from worker.spine_overlay import draw_spine_overlay
 from worker.task_plan import TaskPlan, unpack
-from worker.zone_overlay import draw_zone_overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +38,9 @@ class StageContext:
 
     Attributes:
         own_ae_titles: senders whose objects are always our own outputs.
-        overlay_max_side: longest side of the display image, pixels; 0 when no outputs are made.
+        overlay_max_side: longest side of the display image, pixels; 0 when no overlays are made.
+        kinds: of outputs that any destination wants.
+        reports_refusals: whether any wants a report of instances that were not analysed.
     """
 
     routing: Routing
@@ -53,6 +48,8 @@ class StageContext:
     limits: PixelLimits
     own_ae_titles: frozenset[str]
     overlay_max_side: int
+    kinds: frozenset[OutputKind] = frozenset()
+    reports_refusals: bool = False
 
 
 @dataclass(slots=True)
@@ -75,8 +72,8 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowInput:
-    """What a version in the shadow is fed.
+class OtherInput:
+    """What a version other than the one that is to answer is fed.
 
     Attributes:
         array: ``(H, W) float32 in [0, 1]`` as `spec` has it.
@@ -98,8 +95,9 @@ class Prepared:
         inputs: ``(H, W) float32 in [0, 1]`` by task.
         versions: that each of the inputs is for.
         image: what the readers of the answers must know of it; None when there is a refusal.
-        display: ``(h, w) uint8``, the image as a person would see it; None when no outputs are made.
+        display: ``(h, w) uint8``, the image as a person would see it; None when no overlays are made.
         shadows: for versions in the shadow, by task; the same array as in `inputs` where both want the same.
+        fallbacks: for the active version of tasks that a canary is to answer, where it wants something else.
     """
 
     facts: SourceFacts | None
@@ -109,33 +107,8 @@ class Prepared:
     image: SourceImage | None = None
     display: NDArray[np.uint8] | None = None
     versions: dict[Task, str] = field(default_factory=dict)
-    shadows: dict[Task, ShadowInput] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RenderOrder:
-    """One Secondary Capture to make from a prepared and inferred instance."""
-
-    source_path: str
-    source_sop_instance_uid: str
-    revision: int
-    display: NDArray[np.uint8]
-    manifest: Manifest
-    engine: EngineInfo
-    finding: Finding
-    outbox: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """An output on disk, not yet in the records."""
-
-    task: Task
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    file_name: str
-    times: StageTimes
+    shadows: dict[Task, OtherInput] = field(default_factory=dict)
+    fallbacks: dict[Task, OtherInput] = field(default_factory=dict)
 
 
 _context: StageContext | None = None
@@ -154,6 +127,9 @@ def initialise(context: StageContext) -> None:
     import cv2
 
     cv2.setNumThreads(1)  # the pool is the parallelism
+    if OutputKind.STRUCTURED_REPORT in context.kinds or context.reports_refusals:
+        # Now, not with the first instance in hand: highdicom takes a third of a second to load.
+        import worker.outputs.not_analysed_report  # noqa: F401
 
 
 def prepare(path: str, request: InferenceRequest, packed_plans: bytes) -> Prepared:
@@ -179,16 +155,18 @@ def prepare(path: str, request: InferenceRequest, packed_plans: bytes) -> Prepar
             tasks = _route(header, request, _context, plans)
             chosen = {task: plans[task].for_study(facts.study_instance_uid) for task in tasks}
             specs = {task: candidate.spec for task, candidate in chosen.items()}
+            others = {task: plans[task].active.spec for task in tasks if plans[task].active.spec != specs[task]}
         with times.measure("decode"):
-            smallest_side = _smallest_side(specs.values(), _context)
+            smallest_side = _smallest_side((*specs.values(), *others.values()), _context)
             radiograph = Radiograph.read(Path(path), _context.limits, smallest_side=smallest_side)
         with times.measure("resize"):
             inputs = {task: radiograph.to_input(spec) for task, spec in specs.items()}
             image = SourceImage.of(radiograph, specs)
+            fallbacks = {task: _for_fallback(radiograph, task, spec) for task, spec in others.items()}
             display = radiograph.to_display(_context.overlay_max_side) if _context.overlay_max_side else None
         versions = {task: candidate.version for task, candidate in chosen.items()}
         shadows = _for_shadows(radiograph, inputs, image, specs, plans)
-        return Prepared(facts, None, times, inputs, image, display, versions, shadows)
+        return Prepared(facts, None, times, inputs, image, display, versions, shadows, fallbacks)
     except Unprocessable as refusal:
         return Prepared(facts, refusal, times)
     except MemoryError:
@@ -211,27 +189,32 @@ def _open(path: str, request: InferenceRequest) -> Dataset:
     return header
 
 
+def _for_fallback(radiograph: Radiograph, task: Task, spec: InputSpec) -> OtherInput:
+    """Make what the active version is fed where a canary that wants another input fails."""
+    return OtherInput(spec, radiograph.to_input(spec), SourceImage.of(radiograph, {task: spec}))
+
+
 def _for_shadows(
     radiograph: Radiograph,
     inputs: Mapping[Task, NDArray[np.float32]],
     image: SourceImage,
     specs: Mapping[Task, InputSpec],
     plans: Mapping[Task, TaskPlan],
-) -> dict[Task, ShadowInput]:
+) -> dict[Task, OtherInput]:
     """Make what versions in the shadow are fed: for most, what the version that answers is fed.
 
     The image was decoded for the versions that answer. A shadow that needs finer detail than that is left out: it would
     either be judged by what it never was trained on, or change what the others see.
     """
-    shadows: dict[Task, ShadowInput] = {}
+    shadows: dict[Task, OtherInput] = {}
     for task, spec in specs.items():
         wanted = plans[task].shadow
         if wanted == spec:
-            shadows[task] = ShadowInput(spec, inputs[task], image)
+            shadows[task] = OtherInput(spec, inputs[task], image)
         elif wanted is not None and (not radiograph.halvings or min(radiograph.stored.shape) >= wanted.needed_side):
             try:
                 image_of_shadow = SourceImage.of(radiograph, {task: wanted})
-                shadows[task] = ShadowInput(wanted, radiograph.to_input(wanted), image_of_shadow)
+                shadows[task] = OtherInput(wanted, radiograph.to_input(wanted), image_of_shadow)
             except Exception:
                 continue  # nothing of a shadow may touch the instance; that it is missing is counted
     return shadows
@@ -253,66 +236,3 @@ def _smallest_side(specs: Iterable[InputSpec], context: StageContext) -> int:
     """Detail that codecs may leave out: finer than the inputs need and than three quarters of the display."""
     sides = [spec.needed_side for spec in specs]
     return max(0, *sides, context.overlay_max_side * 3 // 4)
-
-
-@singledispatch
-def draw(finding: Finding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    """Draw a finding on ``(h, w) uint8``: the picture of a Secondary Capture, ``(H, W, 3) uint8`` RGB."""
-    raise TypeError(f"no picture is known for {type(finding).__name__}")
-
-
-@draw.register
-def _draw_classification(finding: Classification, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    caption = OverlayCaption(
-        task=manifest.task.value,
-        label=finding.label,
-        positive_label=finding.positive_label,
-        probability=finding.probability,
-        threshold=finding.threshold,
-        version=manifest.version,
-    )
-    return draw_overlay(display, finding.cam, caption)
-
-
-@draw.register
-def _draw_congestion(finding: CongestionFinding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    return draw_zone_overlay(display, finding, manifest.version)
-
-
-@draw.register
-def _draw_landmarks(finding: LandmarkFinding, display: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    return draw_spine_overlay(display, finding, manifest.version)
-
-
-def render(order: RenderOrder) -> Rendered:
-    """Draw the overlay of one finding and write its Secondary Capture to the outbox.
-
-    Raises:
-        OSError: the outbox cannot be written.
-        Unprocessable: the source file is gone or its header cannot be read.
-    """
-    times = StageTimes()
-    manifest, finding = order.manifest, order.finding
-    with times.measure("overlay"):
-        picture = draw(finding, order.display, manifest)
-    with times.measure("write_output"):
-        written = write_secondary_capture(
-            SecondaryCaptureOrder(
-                header=read_header(Path(order.source_path)),
-                rgb=picture,
-                manifest=manifest,
-                engine=order.engine,
-                source_sop_instance_uid=order.source_sop_instance_uid,
-                revision=order.revision,
-                finding=finding.description,
-            ),
-            Path(order.outbox),
-        )
-    return Rendered(
-        manifest.task,
-        written.sop_class_uid,
-        written.sop_instance_uid,
-        written.series_instance_uid,
-        written.file_name,
-        times,
-    )

@@ -67,7 +67,7 @@ def build_table(header: Dataset, pixels: StoredPixels) -> GreyTable:
     if voi is None or _is_flat(voi.map(modality)[sample], modality[sample]):
         voi = _default_voi(header, pixels, modality, sample)
     grey = voi.map(modality)
-    if _is_inverted(header) and not voi.is_flat:
+    if is_inverted(header) and not voi.is_flat:
         grey = 1 - grey
     if padding is not None:
         grey[padding] = 0
@@ -147,7 +147,8 @@ def _default_voi(header: Dataset, pixels: StoredPixels, modality: Values, sample
     return _line(float(low), float(high))
 
 
-def _is_inverted(header: Dataset) -> bool:
+def is_inverted(header: Dataset) -> bool:
+    """Whether the lowest value of the image, after modality and VOI, is meant to be white."""
     # PS3.3 C.8.11.3.1.2 lets Presentation LUT Shape only repeat what MONOCHROME1 and 2 say. Where a sender
     # contradicts itself, DCMTK and dcm4che believe the shape, and so do we.
     shape = (read_text(header, "PresentationLUTShape") or "").upper()
@@ -214,11 +215,12 @@ def _read_lut(header: Dataset, sequence: str, inputs: Values) -> _Lut | None:
     count = (count & 0xFFFF) or 65536  # 0 means 65536
     if first > 32767 and inputs.min() < 0:
         first -= 65536  # the descriptor is US or SS after its input, and its writer took US
-    entries = _entries(data, count, bits, items[0])
+    entries = lut_entries(data, count, bits, items[0])
     return None if entries is None else _Lut(first, entries)
 
 
-def _entries(data: Any, count: int, bits: int, item: Dataset) -> Values | None:
+def lut_entries(data: Any, count: int, bits: int, item: Dataset) -> Values | None:
+    """Give the `count` entries of LUT Data in a sequence's item, in [0, 65535]; None if there are fewer."""
     if isinstance(data, bytes):
         wide = len(data) >= 2 * count
         little_endian = item.original_encoding[1] is not False

@@ -26,7 +26,13 @@ SETTLED_STATES = frozenset({InstanceState.DONE, InstanceState.SKIPPED, InstanceS
 
 
 class Study(Base):
-    """One study. Patient columns are filled as `RADSTREAM_PHI` allows, else null."""
+    """One study. Patient columns are filled as `RADSTREAM_PHI` allows, else null; see `models.records.identity`.
+
+    Attributes:
+        patient_id: as sent, or a keyed hash of it and its issuer.
+        patient_id_issuer: who gave the identifier out; an identifier is unique only with it. Null where the header
+            does not say, and where `patient_id` is a hash.
+    """
 
     __tablename__ = "study"
 
@@ -36,6 +42,7 @@ class Study(Base):
     study_date: Mapped[date | None]
     study_description: Mapped[str | None] = mapped_column(String(64))
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    patient_id_issuer: Mapped[str | None] = mapped_column(String(64))
     patient_name: Mapped[str | None] = mapped_column(String(324))
     patient_birth_date: Mapped[date | None]
     patient_sex: Mapped[str | None] = mapped_column(String(16))

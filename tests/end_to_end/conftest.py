@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,9 @@ def archive(tmp_path: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-@pytest.fixture
-def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[FeedFactory]:
-    """Make feeds that deliver to `archive` and are stopped when the test ends."""
+@contextmanager
+def feeds_in(directory: Path, store: Path, archive: Receiver) -> Iterator[FeedFactory]:
+    """Make feeds that deliver to `archive`, and stop them at the end."""
     made: list[Feed] = []
 
     def make(database_url: str | None = None, processes: int = 2, **environment: str) -> Feed:
@@ -59,11 +60,11 @@ def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[F
         }
         feed = Feed(
             FeedOptions(
-                tmp_path / f"feed{len(made)}",
+                directory / f"feed{len(made)}",
                 processes=processes,
                 destinations=[destination],
                 database_url=database_url,
-                environment={**QUICK, "RADSTREAM_MODEL_STORE": str(stand_in_store), **environment},
+                environment={**QUICK, "RADSTREAM_MODEL_STORE": str(store), **environment},
             )
         )
         made.append(feed)
@@ -73,6 +74,19 @@ def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[F
     for feed in made:
         for service in (feed.scp, feed.worker, feed.redis):
             service.kill()
+
+
+@pytest.fixture
+def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[FeedFactory]:
+    """Make feeds that deliver to `archive` and are stopped when the test ends."""
+    with feeds_in(tmp_path, stand_in_store, archive) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def lasting_feeds() -> Callable[[Path, Path, Receiver], AbstractContextManager[FeedFactory]]:
+    """Make feeds for a file of tests that share one: see `feeds_in`."""
+    return feeds_in
 
 
 @pytest.fixture

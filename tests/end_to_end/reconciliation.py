@@ -48,23 +48,25 @@ def wait_settled(feed: Feed, uids: Iterable[str], timeout_s: float = 90) -> dict
 
 
 def reconcile(feed: Feed, archive: Receiver, accepted: Iterable[str], timeout_s: float = 90) -> None:
-    """Every accepted chest is done once, has one output, which reached the archive; nothing is left over."""
+    """Every accepted chest is done once, has one output of each kind, which reached the archive; nothing is left."""
     uids = set(accepted)
     states = wait_settled(feed, uids, timeout_s)
     assert {states[uid] for uid in uids} == {"done"}, Counter(states[uid] for uid in uids)
     ledger = Ledger(feed)
     try:
-        delivered = "SELECT * FROM delivery WHERE state = 'delivered'"
-        arrived = wait_until(lambda: len(ledger.rows(delivered)) >= len(uids), timeout_s, 0.3)
-        assert arrived, f"{len(ledger.rows(delivered))} of {len(uids)} delivered\n{tails(feed)}"
+        undelivered = "SELECT * FROM delivery WHERE state <> 'delivered'"
+        arrived = wait_until(lambda: not ledger.rows(undelivered), timeout_s, 0.3)
+        assert arrived, f"{len(ledger.rows(undelivered))} are not delivered\n{tails(feed)}"
         inferences = Counter(row["instance_id"] for row in ledger.rows("SELECT * FROM inference"))
         assert set(inferences.values()) == {1}, "an instance has two findings"
         outputs = ledger.rows(
-            "SELECT output.sop_instance_uid AS uid, instance.sop_instance_uid AS source"
+            "SELECT output.sop_instance_uid AS uid, output.kind, instance.sop_instance_uid AS source"
             " FROM output JOIN instance ON instance.id = output.instance_id"
         )
-        per_source = Counter(str(row["source"]) for row in outputs)
-        assert {per_source[uid] for uid in uids} == {1}, "an instance has no output or two"
+        made = Counter((str(row["source"]), str(row["kind"])) for row in outputs)
+        assert set(made.values()) == {1}, "an instance has two outputs of a kind"
+        kinds = {kind for _, kind in made}
+        assert {(uid, kind) for uid in uids for kind in kinds} <= set(made), "an instance lacks an output"
         assert {str(row["uid"]) for row in outputs} == set(archive.counts)
         waiting = wait_until(lambda: not spool_leftovers(feed), 20)
         assert waiting, f"left in the spool: {spool_leftovers(feed)}"

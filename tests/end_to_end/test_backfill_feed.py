@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from instances import Sender, chest
@@ -18,6 +18,8 @@ from stand_in_pacs import Pacs
 from stand_in_store import add_stand_in, make_store
 
 from deploy.launcher import Feed, wait_until
+from deploy.receiver import Receiver
+from worker.__main__ import main
 
 
 @pytest.fixture
@@ -28,23 +30,38 @@ def pacs() -> Iterator[Pacs]:
     pacs.stop()
 
 
-def _backfill(feed: Feed, *arguments: str, **environment: str) -> list[dict[str, Any]]:
-    command = ["backfill", "--task", "pneumonia", "--version", "two", "--format", "json", "--rate", "0", *arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", *command],
-        env={**os.environ, **feed.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "PLANTED" not in done.stderr + done.stdout
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
+def _command(*arguments: str, rate: str = "0") -> list[str]:
+    return ["backfill", "--task", "pneumonia", "--version", "two", "--format", "json", "--rate", rate, *arguments]
+
+
+def _preview(capsys: pytest.CaptureFixture[str]) -> list[int]:
+    """Give the counts of a preview, made in this process, whose environment is that of the feed."""
+    assert main(_command("--where", "modality = CR")) == 0
+    return [row["count"] for row in json.loads(capsys.readouterr().out)]
+
+
+def _started(*arguments: str, rate: str) -> subprocess.Popen[str]:
+    """Start one as from a terminal, with a process group of its own."""
+    command = [sys.executable, "-m", "worker", *_command("--yes", *arguments, rate=rate)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def _ended(backfill: subprocess.Popen[str], status: int) -> tuple[dict[str, int], str]:
+    """Wait for its end; give its counts, and what it said beside them."""
+    printed, said = backfill.communicate(timeout=120)
+    assert backfill.returncode == status, said
+    assert "PLANTED" not in printed + said
+    return {row["what"]: row["count"] for row in json.loads(printed)}, said
 
 
 def test_a_newer_version_answers_for_finished_instances_from_archive_and_pacs(
-    feeds: Callable[..., Feed], tmp_path: Path, pacs: Pacs
+    feeds: Callable[..., Feed],
+    tmp_path: Path,
+    pacs: Pacs,
+    archive: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = make_store(tmp_path / "models", "one", side=64)
     add_stand_in(store, tmp_path / "two", "two", side=96)
@@ -57,6 +74,8 @@ def test_a_newer_version_answers_for_finished_instances_from_archive_and_pacs(
     spool = feed.directory / "spool"
     assert wait_until(lambda: len(list(spool.glob("archive/*/*.dcm"))) == 4, 20, 0.1)
     assert list(spool.glob("pending/*/*.dcm")) == []
+    ledger = Ledger(feed)
+    made = len(ledger.rows("SELECT id FROM output"))
 
     # One only the PACS has, one nobody has any more.
     from_pacs, gone = images[0], images[1]
@@ -64,16 +83,28 @@ def test_a_newer_version_answers_for_finished_instances_from_archive_and_pacs(
         (path,) = spool.glob(f"archive/*/{image.SOPInstanceUID}_*.dcm")
         path.unlink()
     pacs.holds[str(from_pacs.SOPInstanceUID)] = from_pacs
-    source = {"RADSTREAM_WORKER_BACKFILL_SOURCE": json.dumps(pacs.source)}
-    counts = {row["what"]: row["count"] for row in _backfill(feed, "--where", "modality = CR", **source)}
-    assert list(counts.values()) == [4, 2, 2, 0, 4]
+    for name, value in {**feed.environment, "RADSTREAM_WORKER_BACKFILL_SOURCE": json.dumps(pacs.source)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("worker.__main__.configure_logging", lambda settings, process: None)
+    assert _preview(capsys) == [4, 2, 2, 0, 4]
     assert pacs.asked == [], "a preview asks nobody"
 
-    rows = _backfill(feed, "--yes", "--where", "modality = CR", **source)
-    assert {(row["what"], row["count"]) for row in rows} == {("recorded", 3), ("not had", 1)}
+    # Ctrl-C reaches every process of the terminal's group: one every five seconds, stopped after the first.
+    count = "SELECT COUNT(*) AS number FROM inference JOIN model_version ON model_version.id = model_version_id"
+    backfill = _started("--where", "modality = CR", rate="12")
+    by_two = f"{count} WHERE version = 'two'"
+    assert wait_until(lambda: ledger.rows(by_two)[0]["number"] >= 1, 60, 0.02), backfill.communicate()
+    os.killpg(backfill.pid, signal.SIGINT)
+    counts, said = _ended(backfill, 128 + signal.SIGINT)
+    assert "the same command goes on where it stopped" in said
+    assert counts["recorded"] == ledger.rows(by_two)[0]["number"] < 3
+    assert len(ledger.rows("SELECT id FROM output")) == made, "nothing is sent unless --deliver"
+
+    counts_after, _ = _ended(_started("--where", "modality = CR", "--deliver", rate="0"), 0)
+    assert counts["recorded"] + counts_after["recorded"] == 3
+    assert counts_after["not had"] == 1
     assert list(spool.glob("incoming/*")) == []
     answered = {str(image.SOPInstanceUID) for image in images if image is not gone}
-    ledger = Ledger(feed)
     found = ledger.rows(
         "SELECT instance.sop_instance_uid AS uid, model_version.version FROM inference"
         " JOIN instance ON instance.id = inference.instance_id"
@@ -85,7 +116,10 @@ def test_a_newer_version_answers_for_finished_instances_from_archive_and_pacs(
     views = ledger.rows("SELECT sop_instance_uid AS uid, pneumonia_version AS version, state FROM instance_findings")
     assert {row["uid"] for row in views if row["version"] == "two"} == answered
     assert {row["state"] for row in views} == {"done"}
-    assert len(ledger.rows("SELECT id FROM output")) == 4, "nothing is sent unless --deliver"
+    outputs = {str(row["uid"]) for row in ledger.rows("SELECT sop_instance_uid AS uid FROM output")}
+    assert len(outputs) == made + made // 4 * counts_after["recorded"]
     ledger.close()
+    assert wait_until(lambda: set(archive.counts) == outputs, 60, 0.1), "each output reaches the archive"
+    assert set(archive.counts.values()) == {1}
     # Run again, there is only what cannot be had.
-    assert [row["count"] for row in _backfill(feed)] == [1, 0, 0, 1, 0]
+    assert _preview(capsys) == [1, 0, 1, 0, 1]

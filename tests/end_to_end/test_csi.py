@@ -46,7 +46,7 @@ def test_zone_scores_of_a_chest_are_in_the_database_and_on_the_picture(feed: Fee
         sender.send([frontal, lateral, hip])
         assert len(sender.accepted) == 3
         wait_settled(feed, sender.accepted)
-        assert wait_until(lambda: len(archive.counts) == 2, 60), "a picture of each task"
+        assert wait_until(lambda: len(archive.counts) == 4, 60), "a picture and a report of each task"
         ledger = Ledger(feed)
         try:
             rows = {str(row["sop_instance_uid"]): row for row in ledger.rows("SELECT * FROM instance_findings")}

@@ -72,7 +72,7 @@ def test_landmarks_of_a_spine_are_in_the_database_and_on_the_picture(feed: Feed,
             sender.send([dataset])
         assert len(sender.accepted) == 5
         wait_settled(feed, sender.accepted)
-        assert wait_until(lambda: len(archive.counts) == 3, 60), "a picture of each spine and one of the chest"
+        assert wait_until(lambda: len(archive.counts) == 6, 60), "a picture and a report of each spine and of the chest"
         ledger = Ledger(feed)
         try:
             rows = {str(row["sop_instance_uid"]): row for row in ledger.rows("SELECT * FROM instance_findings")}
@@ -122,7 +122,7 @@ def test_landmarks_of_a_spine_are_in_the_database_and_on_the_picture(feed: Feed,
     assert (analysed["landmarks_version"], analysed["cobb_main"]) == (None, None), "a chest never gets landmarks"
 
     captures = [dcmread(path) for path in archive.directory.rglob("*.dcm")]
-    of_spines = {str(each.StudyInstanceUID): each for each in captures if "landmarks" in each.SeriesDescription}
+    of_spines = {str(each.StudyInstanceUID): each for each in captures if "landmarks overlay" in each.SeriesDescription}
     assert of_spines.keys() == {str(spine.StudyInstanceUID), str(dim.StudyInstanceUID)}
     picture = of_spines[str(spine.StudyInstanceUID)]
     assert picture.PatientID == PATIENT_ID
@@ -156,7 +156,7 @@ def test_real_spines_are_located_by_the_shipped_network(feeds: Feeds, archive: R
         for spine in spines:
             sender.send([spine])
         wait_settled(feed, sender.accepted)
-        assert wait_until(lambda: len(archive.counts) == len(spines), 60), "a picture of each"
+        assert wait_until(lambda: len(archive.counts) == 2 * len(spines), 60), "a picture and a report of each"
         ledger = Ledger(feed)
         try:
             found = ledger.rows("""SELECT sop_instance_uid, vertebra, corner, x, y FROM landmark

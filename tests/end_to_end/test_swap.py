@@ -7,14 +7,11 @@ anything took.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from instances import Sender, chest
@@ -26,14 +23,21 @@ from deploy.launcher import Feed, wait_until
 from deploy.receiver import Receiver
 from models.store.activation import in_canary
 from models.store.store import ModelStore
+from models.tasks import Task
 from training.__main__ import main
+from worker.__main__ import main as worker_main
 
-Feeds = Callable[..., Feed]
-
-PREFETCH = 16
-"""Jobs that a worker has in hand at once, the default."""
-MANY = 12
+PREFETCH = 8
+"""Jobs that the worker has in hand at once: two full batches."""
+MANY = 6
 """Instances that are waited for, so that a state of the store meets full batches."""
+SMALL = {
+    "RADSTREAM_WORKER_PREFETCH": str(PREFETCH),
+    "RADSTREAM_WORKER_MAX_BATCH": "4",
+    "RADSTREAM_WORKER_ENGINE_POLL_S": "0.1",
+    "RADSTREAM_WORKER_OVERLAY_MAX_SIDE": "256",
+}
+"""Half of the usual hands and batches: what is waited for at each swap is what was in hand before."""
 
 
 class Watched:
@@ -58,6 +62,12 @@ class Watched:
     def wait_for_active(self, version: str) -> None:
         info = f'precision="fp32",provider="onnxruntime",role="active",task="pneumonia",version="{version}"'
         self.wait_for_metric(f"radstream_worker_engine_info{{{info}}} 1.0")
+
+    def serve_only(self, version: str) -> None:
+        """Let one version serve, whatever did before."""
+        if self.store.active(Task.PNEUMONIA) != version:
+            self.do("promote", "--version", version)
+        self.wait_for_active(version)
 
     def is_ready(self) -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.feed.worker_telemetry_port}/readyz", timeout=10) as answer:
@@ -110,7 +120,7 @@ class Traffic:
                 self._stopping.wait(0.02)
                 continue
             study = str(generate_uid())
-            images = [chest(256, seed + image, StudyInstanceUID=study) for image in (0, 1)]
+            images = [chest(128, seed + image, StudyInstanceUID=study) for image in (0, 1)]
             self.study_of.update({str(image.SOPInstanceUID): study for image in images})
             self.sender.send(images)
 
@@ -120,22 +130,35 @@ class Traffic:
             thread.join()
 
 
-@pytest.fixture
-def watched(feeds: Feeds, tmp_path: Path) -> Iterator[Watched]:
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """One for the file, as the feed is."""
+    with Receiver(tmp_path_factory.mktemp("archive")) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def watched(lasting_feeds: Any, tmp_path_factory: pytest.TempPathFactory, archive: Receiver) -> Iterator[Watched]:
+    """A feed for all tests of this file; each begins by saying which version serves."""
+    tmp_path = tmp_path_factory.mktemp("swap")
     store = make_store(tmp_path / "models", "one", side=64)
     add_stand_in(store, tmp_path / "two", "two", side=96)
     add_stand_in(store, tmp_path / "three", "three", side=64)
     add_version(store, tmp_path / "broken", "broken", b"published in good order, but no network", side=64)
-    feed = feeds(processes=1, RADSTREAM_MODEL_STORE=str(store.root), RADSTREAM_WORKER_ENGINE_POLL_S="0.2")
-    feed.start()
-    watched = Watched(feed, store)
-    yield watched
-    watched.ledger.close()
+    pictures = {"name": "archive", "host": "127.0.0.1", "port": archive.port, "ae_title": archive.ae_title}
+    destinations = json.dumps([{**pictures, "outputs": ["secondary_capture"]}])
+    with lasting_feeds(tmp_path, store.root, archive) as feeds:
+        feed = feeds(processes=1, RADSTREAM_WORKER_DESTINATIONS=destinations, **SMALL)
+        feed.start()
+        watched = Watched(feed, store)
+        yield watched
+        watched.ledger.close()
 
 
 def test_versions_come_and_go_under_load_and_no_instance_is_lost_failed_doubled_or_overtaken(
     watched: Watched, archive: Receiver
 ) -> None:
+    watched.serve_only("one")
     traffic = Traffic(watched)
     try:
         watched.wait_for_more()
@@ -176,8 +199,9 @@ def test_versions_come_and_go_under_load_and_no_instance_is_lost_failed_doubled_
 
 
 def test_a_canary_answers_for_its_studies_and_a_shadow_is_recorded_apart_under_load(
-    watched: Watched, archive: Receiver
+    watched: Watched, archive: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    watched.serve_only("one")
     traffic = Traffic(watched)
     try:
         watched.wait_for_more(4)
@@ -195,7 +219,8 @@ def test_a_canary_answers_for_its_studies_and_a_shadow_is_recorded_apart_under_l
     }
     assert {str(row["uid"]): row["version"] for row in after()} == expected
     assert set(expected.values()) == {"one", "two"}
-    assert {row["version"] for row in watched.settled()} == {"one", "two"}, "the shadow is in no finding"
+    settled = {str(row["uid"]): row["version"] for row in watched.settled()}
+    assert {settled[uid] for uid in traffic.sender.accepted} == {"one", "two"}, "the shadow is in no finding"
 
     recorded = "SELECT instance_id, live_version, shadow_version, live_score, shadow_score FROM shadow_finding"
     assert wait_until(lambda: len(watched.ledger.rows(recorded)) >= MANY, 60, 0.2), watched.metrics()
@@ -204,7 +229,7 @@ def test_a_canary_answers_for_its_studies_and_a_shadow_is_recorded_apart_under_l
     assert {row["shadow_version"] for row in rows} == {"three"}
     live = {row["id"]: row["version"] for row in watched.settled()}
     assert all(live[row["instance_id"]] == row["live_version"] for row in rows)
-    report = _shadow_report(watched.feed)
+    report = _shadow_report(watched.feed, monkeypatch, capsys)
     assert {row["live_version"] for row in report["summary"]} <= {"one", "two"}
     assert sum(row["instances"] for row in report["summary"]) == len(watched.ledger.rows(recorded))
     # Mean grey values of the same image: which size it was shrunk to hardly matters.
@@ -217,13 +242,13 @@ def _most_overtaken(settled: list[dict[str, object]]) -> int:
     return max(sum(earlier > mine for earlier in received[:place]) for place, mine in enumerate(received))
 
 
-def _shadow_report(feed: Feed) -> dict[str, list[dict[str, float]]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "shadow-report", "--format", "json"],
-        env={**os.environ, **feed.environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, list[dict[str, float]]] = json.loads(done.stdout)
+def _shadow_report(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, list[dict[str, float]]]:
+    for name, value in feed.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("worker.__main__.configure_logging", lambda settings, process: None)
+    capsys.readouterr()
+    assert worker_main(["shadow-report", "--format", "json"]) == 0
+    report: dict[str, list[dict[str, float]]] = json.loads(capsys.readouterr().out)
     return report

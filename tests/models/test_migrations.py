@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 import models.records.findings
 import models.records.inference
-import models.records.outputs  # noqa: F401 - fills the metadata
+import models.records.outputs
+import models.records.summaries  # noqa: F401 - fills the metadata
 from migrations.schema import alembic_config, current_revision, migrate, newest_revision
 from models.records.base import Base
 from models.records.sessions import open_database
-from models.records.views import VIEWS
+from models.records.views import VIEWS, view_bodies
 from models.settings import Settings
+
+FIRST_VIEWS = ("instance_findings", "study_findings")
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def _schema(engine: Engine) -> dict[str, object]:
 def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(bare: Engine) -> None:
     assert current_revision(bare) is None
     migrate(bare)
-    assert current_revision(bare) == newest_revision() == "0004"
+    assert current_revision(bare) == newest_revision() == "0008"
 
 
 def test_migrating_twice_changes_nothing(bare: Engine) -> None:
@@ -76,7 +80,7 @@ def test_a_downgrade_leaves_nothing_behind_and_can_be_upgraded_again(bare: Engin
 def test_a_step_back_takes_the_congestion_scores_away_and_keeps_all_else(bare: Engine) -> None:
     migrate(bare, "0001")
     before = _schema(bare)
-    definitions = {name: _definition(bare, name) for name in VIEWS}
+    definitions = {name: _definition(bare, name) for name in FIRST_VIEWS}
     _insert(bare, task="pneumonia")
     read = text("SELECT sop_instance_uid, pneumonia_version, pneumonia_probability FROM instance_findings")
     found = [("1.2.3", "1.0", 0.75)]
@@ -87,7 +91,7 @@ def test_a_step_back_takes_the_congestion_scores_away_and_keeps_all_else(bare: E
         connection.execute(text("INSERT INTO zone_finding VALUES (1, 'left_inf', 2, 0.5, 1.75)"))
     _alembic(bare, command.downgrade, "0001")
     assert _schema(bare) == before
-    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    assert {name: _definition(bare, name) for name in FIRST_VIEWS} == definitions
     with bare.begin() as connection:
         assert [tuple(row) for row in connection.execute(read)] == found
 
@@ -95,7 +99,7 @@ def test_a_step_back_takes_the_congestion_scores_away_and_keeps_all_else(bare: E
 def test_a_step_back_takes_the_landmarks_away_and_keeps_the_congestion_scores(bare: Engine) -> None:
     migrate(bare, "0002")
     before = _schema(bare)
-    definitions = {name: _definition(bare, name) for name in VIEWS}
+    definitions = {name: _definition(bare, name) for name in FIRST_VIEWS}
     _insert(bare, task="csi")
     with bare.begin() as connection:
         connection.execute(text("INSERT INTO zone_summary VALUES (1, 1.5, 6, 'medium', TRUE, -4, 0, 9, 9)"))
@@ -119,7 +123,7 @@ def test_a_step_back_takes_the_landmarks_away_and_keeps_the_congestion_scores(ba
             connection.execute(text(f"INSERT INTO {row}"))
     _alembic(bare, command.downgrade, "0002")
     assert _schema(bare) == before
-    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    assert {name: _definition(bare, name) for name in FIRST_VIEWS} == definitions
     with bare.begin() as connection:
         assert [tuple(row) for row in connection.execute(read)] == found
 
@@ -127,12 +131,12 @@ def test_a_step_back_takes_the_landmarks_away_and_keeps_the_congestion_scores(ba
 def test_a_step_back_takes_the_shadow_findings_away_and_no_view_ever_shows_them(bare: Engine) -> None:
     migrate(bare, "0003")
     before = _schema(bare)
-    definitions = {name: _definition(bare, name) for name in VIEWS}
+    definitions = {name: _definition(bare, name) for name in FIRST_VIEWS}
     _insert(bare, task="pneumonia")
     read = text("SELECT sop_instance_uid, pneumonia_version, pneumonia_probability FROM instance_findings")
     found = [("1.2.3", "1.0", 0.75)]
-    migrate(bare)
-    assert {name: _definition(bare, name) for name in VIEWS} == definitions
+    migrate(bare, "0004")
+    assert {name: _definition(bare, name) for name in FIRST_VIEWS} == definitions
     shadow = (
         "INSERT INTO shadow_finding VALUES (1, 1, 'pneumonia', '1.0', '1.1', 0.75, 0.25, FALSE, 0.5, '{}', 'p', 'fp32',"
         " '2026-01-01 12:00:00+00:00')"
@@ -144,6 +148,94 @@ def test_a_step_back_takes_the_shadow_findings_away_and_no_view_ever_shows_them(
     assert _schema(bare) == before
     with bare.begin() as connection:
         assert [tuple(row) for row in connection.execute(read)] == found
+
+
+def test_a_step_back_takes_the_newer_outputs_away_and_keeps_the_overlays(bare: Engine) -> None:
+    migrate(bare, "0004")
+    before = _schema(bare)
+    _insert(bare, task="pneumonia")
+    moment = "'2026-01-01 12:00:00+00:00'"
+    delivery = "INSERT INTO delivery (id, output_id, destination, state, attempts, requested_at, next_attempt_at)"
+    with bare.begin() as connection:
+        connection.execute(
+            text(f"INSERT INTO output VALUES (1, 1, 1, 'secondary_capture', '1', '2.25.1', '3', 'f', {moment})")
+        )
+        connection.execute(text(f"{delivery} VALUES (1, 1, 'archive', 'delivered', 1, {moment}, {moment})"))
+    overlays = text(
+        "SELECT output.instance_id, model_version_id, kind, sop_instance_uid, destination, state"
+        " FROM output JOIN delivery ON output_id = output.id"
+    )
+    migrate(bare)
+    columns = "id, instance_id, study_id, model_version_id, kind, sop_class_uid, sop_instance_uid"
+    newer = (
+        f"INSERT INTO output ({columns}, series_instance_uid, file_name, created_at) VALUES"
+        f" (2, 1, NULL, 1, 'structured_report', '1', '2.25.2', '3', 'f', {moment}),"
+        f" (3, 1, NULL, NULL, 'structured_report', '1', '2.25.3', '3', 'f', {moment}),"
+        f" (4, NULL, 1, NULL, 'study_summary', '1', '2.25.4', '3', 'f', {moment})"
+    )
+    with bare.begin() as connection:
+        found = [tuple(row) for row in connection.execute(overlays)]
+        assert found == [(1, 1, "secondary_capture", "2.25.1", "archive", "delivered")]
+        connection.execute(text("INSERT INTO study (id, study_instance_uid) VALUES (1, '1')"))
+        connection.execute(text(newer))
+        connection.execute(text(f"{delivery} VALUES (2, 4, 'archive', 'pending', 0, {moment}, {moment})"))
+    with pytest.raises(IntegrityError), bare.begin() as connection:
+        connection.execute(text("UPDATE output SET study_id = 1 WHERE id = 1"))
+    _alembic(bare, command.downgrade, "0004")
+    assert _schema(bare) == before
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(overlays)] == found
+    assert _count(bare, "output") == _count(bare, "delivery") == 1
+    with pytest.raises(IntegrityError), bare.begin() as connection:
+        connection.execute(text("UPDATE output SET kind = 'structured_report'"))
+    migrate(bare)
+
+
+def test_a_step_back_takes_the_newer_views_away_and_keeps_the_findings(bare: Engine) -> None:
+    migrate(bare, "0006")
+    before = _schema(bare)
+    definitions = {name: _definition(bare, name) for name in FIRST_VIEWS}
+    _insert(bare, task="pneumonia")
+    read = text("SELECT sop_instance_uid, pneumonia_version, pneumonia_probability FROM instance_findings")
+    found = [("1.2.3", "1.0", 0.75)]
+    migrate(bare)
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+        connection.execute(text("INSERT INTO study (study_instance_uid, patient_id_issuer) VALUES ('1', 'CLINIC')"))
+    assert _count(bare, "daily_volume") == _count(bare, "model_performance") == 1
+    _alembic(bare, command.downgrade, "0006")
+    assert _schema(bare) == before
+    assert {name: _definition(bare, name) for name in FIRST_VIEWS} == definitions
+    with bare.begin() as connection:
+        assert [tuple(row) for row in connection.execute(read)] == found
+    migrate(bare)
+    assert _count(bare, "study") == 1
+
+
+def test_a_step_back_takes_the_notes_of_summaries_away_and_keeps_the_summaries(bare: Engine) -> None:
+    migrate(bare, "0007")
+    before = _schema(bare)
+    migrate(bare)
+    moment = "'2026-01-01 12:00:00+00:00'"
+    columns = "id, study_id, kind, sop_class_uid, sop_instance_uid, series_instance_uid, file_name, created_at"
+    with bare.begin() as connection:
+        connection.execute(text("INSERT INTO study (id, study_instance_uid) VALUES (1, '1')"))
+        connection.execute(
+            text(f"INSERT INTO output ({columns}) VALUES (1, 1, 'study_summary', '1', '2.25.1', '3', 'f', {moment})")
+        )
+        connection.execute(
+            text(f"INSERT INTO study_summary VALUES (1, 'made', NULL, 2, {moment}, {moment}, {moment}, 0)")
+        )
+    _alembic(bare, command.downgrade, "0007")
+    assert _schema(bare) == before
+    assert _count(bare, "output") == 1
+    migrate(bare)
+    assert _count(bare, "study_summary") == 0
+
+
+def _count(engine: Engine, table: str) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(text(f"SELECT COUNT(*) FROM {table}")).scalar_one())
 
 
 def _insert(engine: Engine, task: str) -> None:
@@ -172,7 +264,7 @@ def test_the_migrated_schema_is_the_one_of_the_mapped_classes(database: Engine) 
 def test_the_migrated_views_are_the_newest_ones(database: Engine) -> None:
     assert sorted(inspect(database).get_view_names()) == sorted(VIEWS)
     with database.begin() as connection:
-        for name, body in VIEWS.items():
+        for name, body in view_bodies(database.dialect.name).items():
             connection.execute(text(f"CREATE VIEW expected_{name} AS {body}"))
     found = inspect(database)
     for name in VIEWS:
@@ -199,6 +291,8 @@ def test_closed_sets_and_ranges_are_checked_by_the_database(database: Engine) ->
         "ck_instance_lane",
         "ck_delivery_delivery_state",
         "ck_output_output_kind",
+        "ck_output_of_instance_or_study",
+        "ck_study_summary_summary_state",
         "ck_model_version_task",
         "ck_classification_finding_probability_range",
         "ck_zone_finding_zone",

@@ -2,167 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.records.dicom import Instance, InstanceState, Series, Study
-from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary
-from models.records.inference import Inference, ModelVersion
-from models.records.spine import CobbFinding, SpineSummary
+sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
+
+from stand_in_records import Records
+
+from models.records.dicom import InstanceState
 from models.requests import Lane
-from models.spine.cobb import Curve
-from models.spine.schemas import SpineView
 from models.tasks import Task
-from models.zones import ZONES, HeartFailureClass
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def _at(minute: int) -> datetime:
-    return NOON.replace(minute=minute)
-
-
-class _Example:
-    """Writes rows as a worker would, in few words."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        served = {
-            Task.PNEUMONIA: ("1.0", "2.0"),
-            Task.NORMALITY: ("1.0",),
-            Task.CSI: ("3.0", "4.0"),
-            Task.LANDMARKS: ("5.0", "6.0"),
-        }
-        self.versions = {
-            (task, name): self._add(
-                ModelVersion(task=task, version=name, network="n", network_sha256="0" * 64, first_served_at=NOON)
-            )
-            for task, names in served.items()
-            for name in names
-        }
-
-    def _add(self, row: Any) -> Any:
-        self.session.add(row)
-        self.session.flush()
-        return row
-
-    def series(self, study_uid: str, series_uid: str) -> Series:
-        study = self.session.query(Study).filter_by(study_instance_uid=study_uid).one_or_none() or self._add(
-            Study(study_instance_uid=study_uid, accession_number=f"A{study_uid}", study_date=date(2026, 1, 1))
-        )
-        return self._add(Series(study_id=study.id, series_instance_uid=series_uid, modality="DX"))
-
-    def instance(
-        self, uid: str, series: Series | None, state: InstanceState, minute: int, reason: str | None = None
-    ) -> Instance:
-        settled = None if state in {InstanceState.RECEIVED, InstanceState.QUEUED} else _at(minute + 1)
-        return self._add(
-            Instance(
-                sop_instance_uid=uid,
-                sop_class_uid="1.2",
-                transfer_syntax_uid="1.2",
-                content_sha256="0" * 64,
-                calling_ae_title="MODALITY",
-                lane=Lane.ROUTINE,
-                state=state,
-                reason=reason,
-                series_id=series.id if series else None,
-                received_at=_at(minute),
-                settled_at=settled,
-            )
-        )
-
-    def inference(self, instance: Instance, version: str, task: Task) -> Inference:
-        return self._add(
-            Inference(
-                instance_id=instance.id,
-                model_version_id=self.versions[task, version].id,
-                provider="onnxruntime",
-                precision="fp32",
-                inferred_at=NOON,
-            )
-        )
-
-    def congestion(
-        self,
-        instance: Instance,
-        scores: Sequence[int | None],
-        mean: float | None,
-        worst: str | None,
-        version: str = "3.0",
-        lungs_found: bool = True,
-    ) -> None:
-        inference = self.inference(instance, version, Task.CSI)
-        for zone, score in zip(ZONES, scores, strict=True):
-            expected = None if score is None else 1.5
-            self._add(
-                ZoneFinding(inference_id=inference.id, zone=zone, score=score, probability=0.5, expected_score=expected)
-            )
-        self._add(
-            ZoneSummary(
-                inference_id=inference.id,
-                mean_csi=mean,
-                gradable_zones=sum(score is not None for score in scores),
-                heart_failure_class=worst and HeartFailureClass(worst),
-                lungs_found=lungs_found,
-                frame_left=-5,
-                frame_top=0,
-                frame_right=100,
-                frame_bottom=90,
-            )
-        )
-
-    def spine(
-        self, instance: Instance, angles: Sequence[float], reasons: str | None = None, version: str = "5.0"
-    ) -> None:
-        inference = self.inference(instance, version, Task.LANDMARKS)
-        self._add(
-            SpineSummary(
-                inference_id=inference.id,
-                landmark_schema="aasce68",
-                view=SpineView.FRONTAL,
-                mean_confidence=0.75,
-                review=reasons is not None,
-                review_reasons=reasons,
-            )
-        )
-        for curve, degrees in zip(Curve, angles, strict=False):
-            ends = ("T4", "T11") if curve is Curve.MAIN else ("T1", "T4")
-            self._add(
-                CobbFinding(
-                    inference_id=inference.id,
-                    curve=curve,
-                    degrees=degrees,
-                    upper_vertebra=ends[0],
-                    lower_vertebra=ends[1],
-                )
-            )
-
-    def finding(
-        self, instance: Instance, probability: float, version: str = "1.0", task: Task = Task.PNEUMONIA
-    ) -> None:
-        inference = self.inference(instance, version, task)
-        positive = probability >= 0.5
-        self._add(
-            ClassificationFinding(
-                inference_id=inference.id,
-                label="pneumonia" if positive else "normal",
-                positive=positive,
-                probability=probability,
-                threshold=0.5,
-            )
-        )
 
 
 @pytest.fixture
 def example(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
     with sessions.begin() as session:
-        write = _Example(session)
+        write = Records(session)
         # Study 1: two series; one positive, one negative instance, one skipped.
         first, second = write.series("1", "1.1"), write.series("1", "1.2")
         write.finding(write.instance("1.1.1", first, InstanceState.DONE, 0), 0.25)
@@ -186,7 +48,7 @@ def example(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
 @pytest.fixture
 def congested(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
     with sessions.begin() as session:
-        write = _Example(session)
+        write = Records(session)
         # Study 1: three films of rising congestion, the worst with a zone that nobody can judge; one of no task.
         first = write.series("1", "1.1")
         write.congestion(write.instance("1.1", first, InstanceState.DONE, 0), (0, 0, 0, 0, 0, 1), 1 / 6, "low")
@@ -207,7 +69,7 @@ def congested(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
 @pytest.fixture
 def curved(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
     with sessions.begin() as session:
-        write = _Example(session)
+        write = Records(session)
         # Study 1: two spines, the straighter one for review, and a chest.
         first = write.series("1", "1.1")
         write.spine(write.instance("1.1", first, InstanceState.DONE, 0), (40.5, 20.25, 10.125))
@@ -379,10 +241,160 @@ def test_a_study_has_the_largest_main_angle_and_asks_for_review_when_any_image_d
     ]
 
 
+@pytest.fixture
+def busy(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    """A night and a morning: receipts on both sides of midnight UTC, two senders, two modalities."""
+    late, early = datetime(2026, 1, 4, 23, 59, 59, 500000, tzinfo=UTC), datetime(2026, 1, 5, 0, 0, 1, tzinfo=UTC)
+    with sessions.begin() as session:
+        write = Records(session)
+        film, plate = write.series("1", "1.1", "CR"), write.series("1", "1.2", "DX")
+        delivered = {"delivered_at": late + timedelta(seconds=10), "committed_at": late + timedelta(seconds=20)}
+        write.instance("1", film, received_at=late, settled_after_s=2.5, lane=Lane.STAT, duplicates=2, **delivered)
+        write.instance("2", film, received_at=late, settled_after_s=3.5, revision=1, conflicts=1)
+        write.instance("3", film, InstanceState.SKIPPED, received_at=early, settled_after_s=1)
+        write.instance("4", plate, InstanceState.FAILED, received_at=early, settled_after_s=4)
+        write.instance("5", plate, received_at=early, settled_after_s=6, calling_ae_title="OTHER")
+        write.instance("6", None, InstanceState.QUEUED, received_at=early)
+        write.instance("7", None, InstanceState.RECEIVED, received_at=early)
+    return sessions
+
+
+def test_a_day_has_a_row_for_each_modality_and_sender_by_utc(busy: sessionmaker[Session]) -> None:
+    rows = _rows(
+        busy,
+        "SELECT day, modality, calling_ae_title, received, waiting, done, skipped, failed, stat, duplicates, conflicts,"
+        " delivered FROM daily_volume ORDER BY day, COALESCE(modality, ''), calling_ae_title",
+    )
+    assert [(str(row[0]), *row[1:]) for row in rows] == [
+        ("2026-01-04", "CR", "MODALITY", 2, 0, 2, 0, 0, 1, 2, 1, 1),
+        ("2026-01-05", None, "MODALITY", 2, 2, 0, 0, 0, 0, 0, 0, 0),
+        ("2026-01-05", "CR", "MODALITY", 1, 0, 0, 1, 0, 0, 0, 0, 0),
+        ("2026-01-05", "DX", "MODALITY", 1, 0, 0, 0, 1, 0, 0, 0, 0),
+        ("2026-01-05", "DX", "OTHER", 1, 0, 1, 0, 0, 0, 0, 0, 0),
+    ]
+
+
+def test_a_day_has_mean_and_longest_latency_and_null_where_nothing_is_settled_or_delivered(
+    busy: sessionmaker[Session],
+) -> None:
+    rows = _rows(
+        busy,
+        "SELECT settle_latency_mean_s, settle_latency_max_s, delivery_latency_mean_s, delivery_latency_max_s"
+        " FROM daily_volume ORDER BY day, COALESCE(modality, ''), calling_ae_title",
+    )
+    exactly = [pytest.approx(seconds, abs=0.002) for seconds in (3.0, 3.5, 10.0, 10.0)]
+    assert rows[0] == tuple(exactly)
+    assert rows[1] == (None,) * 4
+    assert rows[2] == (pytest.approx(1, abs=0.002), pytest.approx(1, abs=0.002), None, None)
+
+
+def test_an_instance_has_its_utc_day_the_monday_of_its_week_and_its_times_and_counts(
+    busy: sessionmaker[Session],
+) -> None:
+    rows = _rows(
+        busy,
+        "SELECT received_day, received_week, settle_latency_s, delivery_latency_s, committed_at IS NOT NULL, revision,"
+        " duplicates, conflicts FROM instance_findings ORDER BY sop_instance_uid",
+    )
+    about = [pytest.approx(seconds, abs=0.002) for seconds in (2.5, 10, 3.5)]
+    # 2026-01-04 was a Sunday, 2026-01-05 a Monday.
+    assert [str(value) for value in rows[0][:2]] == ["2026-01-04", "2025-12-29"]
+    assert rows[0][2:] == (about[0], about[1], True, 0, 2, 0)
+    assert rows[1][2:] == (about[2], None, False, 1, 0, 1)
+    assert [str(value) for value in rows[2][:2]] == ["2026-01-05", "2026-01-05"]
+    assert rows[5][2:4] == (None, None)
+
+
+def test_a_study_says_how_many_of_its_instances_are_delivered_and_committed(busy: sessionmaker[Session]) -> None:
+    rows = _rows(
+        busy,
+        "SELECT instances, instances_delivered, instances_committed, last_delivered_at, last_committed_at"
+        " FROM study_findings",
+    )
+    assert [row[:3] for row in rows] == [(5, 1, 1)]
+    moments = [str(moment).removesuffix("+00:00").removesuffix("000")[:21] for moment in rows[0][3:]]
+    assert moments == ["2026-01-05 00:00:09.5", "2026-01-05 00:00:19.5"]
+
+
+def test_a_study_names_a_version_where_one_answered_for_all_of_it(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        write = Records(session)
+        series = write.series("1", "1.1")
+        write.finding(write.instance("1.1", series), 0.25, "1.0")
+        write.finding(write.instance("1.2", series), 0.75, "2.0")
+        write.congestion(write.instance("1.3", series), (1,) * 6, 1.0, "low", "4.0")
+        write.finding(write.instance("1.4", series), 0.125, "1.0", Task.NORMALITY)
+    read = (
+        "SELECT pneumonia_version, csi_version, landmarks_version, normality_probability, normality_positive"
+        " FROM study_findings"
+    )
+    assert _rows(sessions, read) == [(None, "4.0", None, 0.125, 0)]
+    of_instances = "SELECT normality_version, normality_label, normality_positive FROM instance_findings"
+    assert sorted(_rows(sessions, of_instances), key=str)[0] == ("1.0", "normal", False)
+
+
+@pytest.fixture
+def served(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    """Two months of answers, the last of them by backfill, and a shadow of two of them."""
+    january, february = datetime(2026, 1, 31, 23, 59, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+    with sessions.begin() as session:
+        write = Records(session)
+        series = write.series("1", "1.1")
+        early = [write.instance(f"1.{n}", series, received_at=january, settled_after_s=10 + n) for n in range(4)]
+        for instance, probability in zip(early, (0.125, 0.25, 0.75, 0.875), strict=True):
+            write.finding(instance, probability, inferred_at=january + timedelta(seconds=2))
+        write.finding(early[0], 0.5, "2.0", inferred_at=february)
+        later = write.instance("2.1", series, received_at=february, settled_after_s=5)
+        write.finding(later, 0.5, inferred_at=february + timedelta(seconds=1))
+        write.congestion(early[0], (3, 0, 0, 0, 0, 0), 0.5, "low", inferred_at=january)
+        write.congestion(early[1], (None,) * 6, None, None, inferred_at=january)
+        write.spine(early[2], (20,), "low_confidence", inferred_at=january)
+        for number in range(3):
+            write.spine(early[number], (20,), inferred_at=january, version="6.0")
+        for instance, agrees in zip(early, (True, True, True, False), strict=True):
+            write.shadow(instance, agrees, inferred_at=january + timedelta(seconds=2))
+        write.shadow(later, False, inferred_at=february + timedelta(seconds=1))
+    return sessions
+
+
+def test_a_version_has_a_row_a_month_with_its_answers_and_scores(served: sessionmaker[Session]) -> None:
+    rows = _rows(
+        served,
+        "SELECT task, version, month, month_number, answers, positive, positive_share, without_score, score_mean,"
+        " score_min, score_max, review_share FROM model_performance ORDER BY task, version, month",
+    )
+    assert [(*row[:2], str(row[2]), *row[3:]) for row in rows] == [
+        # 0.5 of 3 is a sixth; the film without a gradable zone has no score.
+        ("csi", "3.0", "2026-01-01", 24313, 2, None, None, 1, *(pytest.approx(1 / 6),) * 3, None),
+        ("landmarks", "5.0", "2026-01-01", 24313, 1, None, None, 0, 0.75, 0.75, 0.75, 1.0),
+        ("landmarks", "6.0", "2026-01-01", 24313, 3, None, None, 0, 0.75, 0.75, 0.75, 0.0),
+        ("pneumonia", "1.0", "2026-01-01", 24313, 4, 2, 0.5, 0, 0.5, 0.125, 0.875, None),
+        ("pneumonia", "1.0", "2026-02-01", 24314, 1, 1, 1.0, 0, 0.5, 0.5, 0.5, None),
+        ("pneumonia", "2.0", "2026-02-01", 24314, 1, 1, 1.0, 0, 0.5, 0.5, 0.5, None),
+    ]
+
+
+def test_a_version_says_how_soon_its_answers_were_settled_and_how_often_a_shadow_agreed(
+    served: sessionmaker[Session],
+) -> None:
+    rows = _rows(
+        served,
+        "SELECT infer_to_settle_mean_s, infer_to_settle_max_s, shadow_compared, shadow_agreement"
+        " FROM model_performance WHERE task = 'pneumonia' ORDER BY version, month",
+    )
+    # Settled 10, 11, 12 and 13 s after receipt, inferred 2 s after it. A backfill comes after settling.
+    assert rows == [
+        (pytest.approx(9.5, abs=0.002), pytest.approx(11, abs=0.002), 4, 0.75),
+        (pytest.approx(4, abs=0.002), pytest.approx(4, abs=0.002), 1, 0.0),
+        (None, None, None, None),
+    ]
+
+
 def test_columns_of_an_older_view_stand_where_they_stood(sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         names = list(session.execute(text("SELECT * FROM instance_findings")).keys())
         of_study = list(session.execute(text("SELECT * FROM study_findings")).keys())
     assert names.index("csi_left_inf") + 1 == names.index("landmarks_version")
-    assert names[-1] == "cobb_lower"
-    assert of_study[-3:] == ["heart_failure_class", "cobb_main", "landmarks_review"]
+    assert names.index("cobb_lower") + 1 == names.index("patient_id_issuer")
+    first = of_study.index("heart_failure_class")
+    assert of_study[first : first + 4] == ["heart_failure_class", "cobb_main", "landmarks_review", "patient_id_issuer"]

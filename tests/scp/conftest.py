@@ -34,6 +34,8 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 from deploy.launcher import free_port
 from models.requestor import keep_answers
 from models.spool import Spool, SpoolEntry
@@ -148,6 +150,12 @@ def start_scp(tmp_path: Path) -> Iterator[ScpFactory]:
             except subprocess.TimeoutExpired:
                 scp.process.send_signal(signal.SIGKILL)
                 scp.process.wait()
+
+
+@pytest.fixture(scope="session")
+def running_scp() -> type[RunningScp]:
+    """The class itself, for fixtures that outlive a test."""
+    return RunningScp
 
 
 @pytest.fixture(scope="module")

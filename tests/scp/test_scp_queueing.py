@@ -18,13 +18,13 @@ from sqlalchemy import select, text, update
 
 from migrations.schema import migrate
 from models.errors import Reason
+from models.queues import Queues
 from models.records.dicom import Instance, InstanceState
 from models.records.sessions import open_database, session_factory
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import Settings
 from models.spool import Spool
 from scp import sweeper as sweeper_module
-from scp.queues import Queues
 from scp.registrar import Dependency, Registrar
 from scp.scoreboard import Scoreboard
 from scp.sweeper import Sweeper

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from deploy.launcher import free_port
@@ -24,6 +26,7 @@ class Archive:
         self.received: list[Dataset] = []
         self.statuses: list[int] = []
         self.otherwise = 0x0000
+        self.asked: list[tuple[str, str, str]] = []
         self.associations = 0
         self.released = 0
         self.abort_once = False
@@ -32,15 +35,23 @@ class Archive:
         self._server: Any = None
 
     def start(
-        self, *, contexts: dict[str, list[str]] | None = None, called: bool = False, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        contexts: dict[str, list[str]] | None = None,
+        called: bool = False,
+        tls: ssl.SSLContext | None = None,
+        finds: bool = False,
     ) -> Archive:
-        """Listen; `contexts` are the accepted transfer syntaxes by SOP class."""
+        """Listen; `contexts` are the accepted transfer syntaxes by SOP class, `finds` lets it answer C-FIND."""
         ae = AE(ae_title="ARCHIVE")
         ae.require_called_aet = called
         for sop_class, syntaxes in (contexts or {SECONDARY_CAPTURE: [ExplicitVRLittleEndian]}).items():
             ae.add_supported_context(sop_class, syntaxes)
+        if finds:
+            ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         handlers = [
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_FIND, self._find),
             (evt.EVT_ESTABLISHED, self._established),
             (evt.EVT_RELEASED, self._released),
         ]
@@ -77,6 +88,19 @@ class Archive:
         dataset.file_meta = event.file_meta
         self.received.append(dataset)
         return status
+
+    def _find(self, event: Any) -> Iterator[Any]:
+        """Give instances of a series by their UIDs alone; a status of the test's in place of the answer."""
+        asked = event.identifier
+        self.asked.append((asked.QueryRetrieveLevel, str(asked.StudyInstanceUID), str(asked.SeriesInstanceUID)))
+        if self.statuses:
+            yield self.statuses.pop(0), None
+            return
+        for dataset in self.received:
+            if (dataset.StudyInstanceUID, dataset.SeriesInstanceUID) == self.asked[-1][1:]:
+                answer = Dataset()
+                answer.QueryRetrieveLevel, answer.SOPInstanceUID = "IMAGE", dataset.SOPInstanceUID
+                yield 0xFF00, answer
 
     @property
     def uids(self) -> list[str]:

@@ -37,6 +37,7 @@ from models.errors import Unprocessable
 from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
 from models.pixels.placement import Placement
 from models.pixels.spec import Framing, InputSpec
+from models.records.outputs import OutputKind
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import PatientIdentity
 from models.spine.schemas import landmark_schema
@@ -49,11 +50,13 @@ from worker.batch_worker import WorkerTimes
 from worker.findings import Classification, CongestionFinding, grade
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
+from worker.outputs.files import WrittenOutput
+from worker.rendering import MadeOutput
+from worker.settings import Recipient
 from worker.settlement import Outcome, Settlement, TaskResult
 from worker.source import IdentityPolicy, SourceFacts, read_facts
 from worker.source_image import SourceImage
 from worker.spine_finding import LandmarkFinding, locate
-from worker.stages import Rendered, StageTimes
 
 SIDE = 16
 MIDDLE = Frame(0.25, 0.25, 0.75, 0.75)
@@ -331,18 +334,20 @@ class Outcomes:
         """A finding, with an output where its UID is given."""
         positive = probability >= 0.5
         finding = Classification("pneumonia" if positive else "normal", "pneumonia", positive, probability, 0.5, None)
-        output = output_uid and Rendered(
-            Task.PNEUMONIA, "1.2.840.10008.5.1.4.1.1.7", output_uid, "1.9", f"{output_uid}.dcm", StageTimes()
-        )
-        return TaskResult(self.manifest, self.engine, finding, output or None)
+        outputs = (self.output(output_uid),) if output_uid else ()
+        return TaskResult(self.manifest, self.engine, finding, outputs)
+
+    def output(self, uid: str, kind: OutputKind = OutputKind.SECONDARY_CAPTURE) -> MadeOutput:
+        """An output of that UID; there is no file."""
+        return MadeOutput(kind, WrittenOutput("1.2.840.10008.5.1.4.1.1.7", uid, "1.9", f"{uid}.dcm"))
 
     def congestion(self, *scores: int | None, **answer: Any) -> TaskResult:
         """A finding of the six zones, without output."""
-        return TaskResult(self.csi_manifest, self.engine, self.make_congestion(scores, **answer), None)
+        return TaskResult(self.csi_manifest, self.engine, self.make_congestion(scores, **answer))
 
     def landmarks(self, **answer: Any) -> TaskResult:
         """A finding of landmarks, without output."""
-        return TaskResult(self.spine_manifest, self.engine, self.make_landmarks(**answer), None)
+        return TaskResult(self.spine_manifest, self.engine, self.make_landmarks(**answer))
 
     def done(
         self,
@@ -409,7 +414,7 @@ def lay(
 @pytest.fixture
 def settlement(sessions: sessionmaker[Session]) -> Settlement:
     """Settlement with one destination, on both databases."""
-    return Settlement(sessions, "keep_first", ["archive"])
+    return Settlement(sessions, "keep_first", [Recipient(name="archive")])
 
 
 # Workers and queues

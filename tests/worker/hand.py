@@ -13,7 +13,7 @@ from models.requests import InferenceRequest
 from worker.batch_worker import BatchWorker, WorkerTimes
 from worker.maintenance import Maintenance
 from worker.metrics import WorkerMetrics
-from worker.pipeline import Done
+from worker.settling import Done
 
 
 class _InThread(BatchWorker):

@@ -16,15 +16,18 @@ from models.pixels.limits import PixelLimits
 from models.records.dicom import Instance
 from models.records.findings import ClassificationFinding
 from models.records.inference import Inference, ModelVersion
+from models.records.outputs import OutputKind
 from models.requests import InferenceRequest, Lane
 from models.settings import PatientIdentity
 from models.spool import Spool
 from worker.engine_set import EngineSet, TaskEngines
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
-from worker.pipeline import Done, Pipeline, PipelineLimits
+from worker.pipeline import Pipeline, PipelineLimits
 from worker.routing import Routing
+from worker.settings import Recipient
 from worker.settlement import Settlement, known_revision
+from worker.settling import Done
 from worker.shadow import ShadowRunner
 from worker.source import IdentityPolicy
 from worker.stages import StageContext
@@ -56,6 +59,8 @@ class Line:
         max_batch: int = 8,
         max_delay_s: float = 0.05,
         outputs: bool = True,
+        kinds: tuple[OutputKind, ...] = (OutputKind.SECONDARY_CAPTURE,),
+        not_analysed: bool = False,
         others: tuple[Any, ...] = (),
         shadow: Any = None,
     ) -> None:
@@ -66,6 +71,7 @@ class Line:
         self.engines = EngineSet()
         self.shadows = ShadowRunner(sessions, self.metrics, max_batch=max_batch, max_waiting=64)
         self.serve(engine, *others, shadow=shadow)
+        archive = Recipient(name="archive", outputs=kinds, not_analysed=not_analysed)
         self.pipeline = Pipeline(
             spool=spool,
             outbox=outbox,
@@ -76,8 +82,10 @@ class Line:
                 limits=limits or PixelLimits(),
                 own_ae_titles=frozenset({"OUR_AI"}),
                 overlay_max_side=256 if outputs else 0,
+                kinds=frozenset(kinds) if outputs else frozenset(),
+                reports_refusals=not_analysed,
             ),
-            settlement=Settlement(sessions, "keep_first", ["archive"] if outputs else []),
+            settlement=Settlement(sessions, "keep_first", [archive] if outputs else []),
             revision_of=self._revision,
             limits=PipelineLimits(max_batch, max_delay_s, decoders, decode_timeout_s),
             metrics=self.metrics,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import ConfigurationError
@@ -20,7 +20,7 @@ from models.pixels.limits import PixelLimits
 from models.records.dicom import Instance, InstanceState
 from models.records.findings import ClassificationFinding
 from models.records.inference import Inference, ModelVersion
-from models.records.outputs import Delivery
+from models.records.outputs import Delivery, OutputKind
 from models.settings import PatientIdentity, Settings
 from models.spool import Spool
 from models.spool_archive import SpoolArchive
@@ -29,12 +29,11 @@ from models.tasks import Task
 from worker.backfill import CHANGED, KNOWN, NOT_HAD, NOT_ROUTED, RECORDED, Backfill, BackfillOptions, queues_are_empty
 from worker.backfill_command import make_plan, preview
 from worker.backfill_selection import Candidate, read_condition, select_candidates
-from worker.commands import results
 from worker.metrics import WorkerMetrics
 from worker.outbox import Outbox
 from worker.pipeline import PipelineLimits
 from worker.routing import Routing
-from worker.settings import WorkerSettings
+from worker.settings import Recipient, WorkerSettings
 from worker.settlement import Settlement
 from worker.source import IdentityPolicy
 from worker.stages import StageContext
@@ -79,8 +78,9 @@ def test_only_what_another_version_answered_is_taken(
     assert _found(sessions) == ["1.2.2"]
     with sessions() as session:
         assert len(session.scalars(select(Inference)).all()) == 3
-    (row,) = results(sessions, study="1.2.1000", state=None, since=None, limit=1)
-    assert row["state"] == "done"
+        assert session.scalars(text("SELECT state FROM instance_findings WHERE sop_instance_uid = '1.2.1'")).all() == [
+            "done"
+        ]
 
 
 def test_an_instance_that_was_replaced_or_taken_back_meanwhile_is_left_alone(
@@ -185,8 +185,9 @@ def build(spool: Spool, outbox: Outbox, sqlite_sessions: Sessions, newer: Any) -
                 limits=PixelLimits(),
                 own_ae_titles=frozenset(),
                 overlay_max_side=256 if deliver else 0,
+                kinds=frozenset({OutputKind.SECONDARY_CAPTURE}) if deliver else frozenset(),
             ),
-            settlement=Settlement(sqlite_sessions, "keep_first", ["archive"] if deliver else []),
+            settlement=Settlement(sqlite_sessions, "keep_first", [Recipient(name="archive")] if deliver else []),
             retriever=None,
             limits=PipelineLimits(4, 0.01, 1, 30),
             metrics=WorkerMetrics(CollectorRegistry()),
@@ -239,8 +240,8 @@ def test_another_version_answers_once_for_each_and_the_views_show_its_answer(
     expected = {"1.2.0": 0.0, "1.2.1": 1.0, "1.2.2": 0.2}
     both = {(uid, version): value for uid, value in expected.items() for version in ("1.0.0", "2.0.0")}
     assert _answers(sqlite_sessions) == both
-    rows = results(sqlite_sessions, study=None, state=None, since=None, limit=None)
-    assert {row["pneumonia_version"] for row in rows} == {"2.0.0"}
+    with sqlite_sessions() as session:
+        assert set(session.scalars(text("SELECT pneumonia_version FROM instance_findings"))) == {"2.0.0"}
     again = build()
     assert again.run(candidates, steps.append)
     assert again.tally == {(KNOWN, ""): 3}

@@ -235,7 +235,7 @@ from models.telemetry import configure_logging
 from worker.batch_worker import BatchWorker, WorkerTimes
 from worker.maintenance import Maintenance
 from worker.metrics import WorkerMetrics
-from worker.pipeline import Done
+from worker.settling import Done
 
 def submit(request):
     print(request.sop_instance_uid, flush=True)

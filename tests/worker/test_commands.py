@@ -27,9 +27,11 @@ from models.records.outputs import Delivery, DeliveryState
 from models.requests import JOB_NAME, InferenceRequest, Lane
 from models.settings import Settings
 from models.spool import Spool
+from models.spool_archive import SpoolArchive
 from worker.__main__ import main
-from worker.commands import RESULT_COLUMNS, redeliver, requeue, results, status, write_rows
+from worker.commands import redeliver, requeue, status, write_rows
 from worker.running import connect_redis
+from worker.settings import Recipient
 from worker.settlement import Settlement
 
 Sessions = sessionmaker[Session]
@@ -96,8 +98,12 @@ def test_a_table_shows_values_as_they_are_and_numbers_short() -> None:
 def test_status_counts_what_is_where(sessions: Sessions, spool: Spool, redis: Redis, outcomes: Any) -> None:
     waiting, failed = _store(spool, "1.2.1"), _store(spool, "1.2.2")
     spool.set_aside(failed.spool_key)
+    kept = [_store(spool, uid).spool_key for uid in ("1.4.1", "1.4.2")]
+    sizes = sum(spool.path_of(key).stat().st_size for key in kept)
+    for key in kept:
+        SpoolArchive(spool.root).keep(spool.path_of(key))
     Queue("stat", connection=redis, serializer=JSONSerializer).enqueue(JOB_NAME, waiting.to_payload())
-    Settlement(sessions, "keep_first", ["archive"]).settle(
+    Settlement(sessions, "keep_first", [Recipient(name="archive")]).settle(
         [
             outcomes.done("1.3.1", output_uid="2.25.1"),
             outcomes.done("1.3.2", output_uid="2.25.2"),
@@ -113,6 +119,8 @@ def test_status_counts_what_is_where(sessions: Sessions, spool: Spool, redis: Re
     assert found == {
         ("spool", "pending"): 1,
         ("spool", "set aside"): 1,
+        ("spool archive", "kept"): 2,
+        ("spool archive", "bytes"): sizes,
         ("queue stat", "queued"): 1,
         ("queue stat", "started"): 0,
         ("queue routine", "queued"): 0,
@@ -131,9 +139,6 @@ def test_status_says_that_redis_does_not_answer(sqlite_sessions: Sessions, tmp_p
     assert rows == [{"where": "queues", "what": "Redis does not answer", "count": None}]
 
 
-# results
-
-
 @pytest.fixture
 def settled(sessions: Sessions, outcomes: Any) -> Sessions:
     """Three instances of two studies, received a minute apart from 2026-01-01 on."""
@@ -146,103 +151,6 @@ def settled(sessions: Sessions, outcomes: Any) -> Sessions:
     batch.append(replace(skipped, request=replace(skipped.request, received_at=start + 120)))
     Settlement(sessions, "keep_first", []).settle(batch)
     return sessions
-
-
-def _results(sessions: Sessions, **chosen: Any) -> list[dict[str, Any]]:
-    return list(results(sessions, **{"study": None, "state": None, "since": None, "limit": None, **chosen}))
-
-
-def test_results_are_one_row_per_instance_newest_first(settled: Sessions) -> None:
-    rows = _results(settled)
-    assert [row["sop_instance_uid"] for row in rows] == ["1.2.1", "1.1.2", "1.1.1"]
-    assert [row["pneumonia_probability"] for row in rows] == [None, 0.25, 0.75]
-    assert [(row["state"], row["reason"]) for row in rows][:2] == [("skipped", "excluded_by_rule"), ("done", None)]
-    assert tuple(rows[0]) == RESULT_COLUMNS
-    assert rows[2]["received_at"] == datetime(2026, 1, 1, tzinfo=UTC)
-    assert rows[2]["delivered_at"] is None
-
-
-def test_results_show_the_zones_each_in_json_and_csv_and_together_in_a_table(sessions: Sessions, outcomes: Any) -> None:
-    congested = outcomes.done("1.1.1")
-    congested = replace(congested, results=(*congested.results, outcomes.congestion(3, 2, 0, 1, None, 1)))
-    Settlement(sessions, "keep_first", []).settle([congested, outcomes.done("1.1.2")])
-    rows = {row["sop_instance_uid"]: row for row in _results(sessions)}
-    found = {name: value for name, value in rows["1.1.1"].items() if "csi" in name or "heart" in name}
-    assert found == {
-        "csi_mean": pytest.approx(1.4),
-        "heart_failure_class": "medium",
-        "csi_right_sup": 3,
-        "csi_left_sup": 2,
-        "csi_right_mid": 0,
-        "csi_left_mid": 1,
-        "csi_right_inf": None,
-        "csi_left_inf": 1,
-        "csi_gradable_zones": 5,
-        "csi_lungs_found": True,
-        "csi_version": "3.0.0",
-    }
-    assert {value for name, value in rows["1.1.2"].items() if "csi" in name or "heart" in name} == {None}
-    ordered = list(rows.values())
-    assert json.loads(_written(ordered, "json"))[0].keys() == rows["1.1.1"].keys()
-    read = {row["sop_instance_uid"]: row for row in csv.DictReader(io.StringIO(_written(ordered, "csv")))}
-    assert (read["1.1.1"]["csi_right_sup"], read["1.1.1"]["csi_right_inf"]) == ("3", "")
-    table = _written(ordered, "table")
-    assert "3 2 / 0 1 / - 1" in table
-    assert "1.400" in table
-    assert table.count(" / ") == 2, "an instance without the task has no zones, not six dashes"
-
-
-def test_results_show_every_angle_in_json_and_csv_and_the_main_one_in_a_table(
-    sessions: Sessions, outcomes: Any
-) -> None:
-    answers: dict[str, dict[str, Any]] = {
-        "1.1.1": {},
-        "1.1.2": {"confidence": 0.2, "thresholds": {"T5:top_left": 0.3}},
-    }
-    batch = [replace(outcomes.done(uid), results=(outcomes.landmarks(**answer),)) for uid, answer in answers.items()]
-    Settlement(sessions, "keep_first", []).settle([*batch, outcomes.done("1.1.3")])
-    rows = {row["sop_instance_uid"]: row for row in _results(sessions)}
-    found = {name: value for name, value in rows["1.1.1"].items() if "cobb" in name or "landmarks" in name}
-    assert found == {
-        "cobb_main": pytest.approx(25, abs=1e-3),
-        "cobb_main_upper_vertebra": "T4",
-        "cobb_main_lower_vertebra": "T11",
-        "cobb_upper": pytest.approx(15, abs=1e-3),
-        "cobb_lower": pytest.approx(10, abs=1e-3),
-        "landmarks_confidence": pytest.approx(0.9),
-        "landmarks_review": False,
-        "landmarks_review_reasons": None,
-        "landmarks_version": "5.0.0",
-    }
-    assert (rows["1.1.2"]["cobb_main"], rows["1.1.2"]["landmarks_review_reasons"]) == (None, "low_confidence")
-    assert {value for name, value in rows["1.1.3"].items() if "cobb" in name or "landmarks" in name} == {None}
-    ordered = list(rows.values())
-    assert json.loads(_written(ordered, "json"))[0].keys() == rows["1.1.1"].keys()
-    read = {row["sop_instance_uid"]: row for row in csv.DictReader(io.StringIO(_written(ordered, "csv")))}
-    assert (read["1.1.1"]["cobb_main_lower_vertebra"], read["1.1.2"]["cobb_main"]) == ("T11", "")
-    table = _written(ordered, "table")
-    assert "25.0 T4-T11" in table
-    assert "low_confidence" in table
-    assert "None" not in table
-
-
-def test_results_hold_nothing_of_the_patient(settled: Sessions) -> None:
-    assert "Doe" not in json.dumps(_results(settled), default=str)
-    assert "ID7" not in json.dumps(_results(settled), default=str)
-
-
-def test_results_can_be_chosen(settled: Sessions) -> None:
-    def uids(**chosen: Any) -> list[str]:
-        return [row["sop_instance_uid"] for row in _results(settled, **chosen)]
-
-    assert uids(study="1.1.1000") == ["1.1.2", "1.1.1"]
-    assert uids(state="skipped") == ["1.2.1"]
-    assert uids(limit=1) == ["1.2.1"]
-    assert uids(limit=0) == ["1.2.1", "1.1.2", "1.1.1"]
-    # The same moment, said in Delhi.
-    in_delhi = datetime.fromisoformat("2026-01-01T05:31:00+05:30")
-    assert uids(since=in_delhi) == ["1.2.1", "1.1.2"]
-    assert uids(since=in_delhi, state="done", study="1.1.1000", limit=5) == ["1.1.2"]
 
 
 # requeue
@@ -310,7 +218,7 @@ def test_an_instance_that_was_settled_otherwise_is_not_requeued_for_want_of_a_re
 @pytest.fixture
 def delivered(sessions: Sessions, outcomes: Any) -> Sessions:
     """Outputs of three instances of two studies; the third of them was given up by the archive."""
-    Settlement(sessions, "keep_first", ["archive"]).settle(
+    Settlement(sessions, "keep_first", [Recipient(name="archive")]).settle(
         [
             outcomes.done("1.1.1", output_uid="2.25.1"),
             outcomes.done("1.1.2", output_uid="2.25.2"),
@@ -356,7 +264,7 @@ def test_outputs_can_be_sent_to_a_destination_that_is_new(delivered: Sessions) -
             instance=None,
             destination="new",
             all_dead=False,
-            new_destinations=["new"],
+            new_destinations=[Recipient(name="new")],
         )
         assert [(row["output"], row["destination"]) for row in rows] == [("2.25.1", "new"), ("2.25.2", "new")]
     with delivered() as session:
@@ -386,16 +294,8 @@ def on_command_line(database_url: str, tmp_path: Path, redis_server: Any, monkey
 
 @pytest.mark.usefixtures("on_command_line")
 def test_the_commands_print_to_standard_output(settled: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["results", "--format", "json", "--state", "done", "--since", "2026-01-01T00:01:00+00:00"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["sop_instance_uid"] == "1.1.2"
-    assert row["received_at"] == "2026-01-01T00:01:00+00:00"
-    assert main(["results", "--format", "csv"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
     assert main(["status", "--format", "json"]) == 0
     assert {"where": "ledger", "what": "done", "count": 2} in json.loads(capsys.readouterr().out)
-    assert main(["results"]) == 0
-    assert "1.1.2" in capsys.readouterr().out
     assert main(["requeue", "--failed"]) == 0
     assert "nothing" in capsys.readouterr().out
     assert main(["redeliver", "--dead", "--format", "json"]) == 0
@@ -426,11 +326,11 @@ def test_a_database_is_migrated_by_the_command_and_asked_for_before(run_python: 
     before = run_python("-m", "worker", "status", env=environment)
     assert before.returncode == 2
     assert before.stderr == (
-        "radstream: the results database is at migration none, this version needs 0004: "
+        "radstream: the results database is at migration none, this version needs 0008: "
         "run `python -m worker migrate`\n"
     )
     migrated = run_python("-m", "worker", "migrate", env=environment)
-    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0004\n")
+    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0008\n")
     after = run_python("-m", "worker", "status", env=environment)
     assert (after.returncode, after.stderr) == (0, "")
     assert "Redis does not answer" in after.stdout

@@ -26,7 +26,7 @@ from worker.delivery import Deliverer, DestinationQueue, clean_outbox
 from worker.metrics import DeliveryMetrics
 from worker.outbox import Outbox
 from worker.sender import Sender
-from worker.settings import Destination, WorkerSettings
+from worker.settings import Destination, Recipient, WorkerSettings
 from worker.settlement import Settlement
 
 Sessions = sessionmaker[Session]
@@ -61,7 +61,7 @@ class Desk:
         for uid in output_uids:
             self._put_output(uid)
         done = [self._outcomes.done(f"{uid}.9", output_uid=uid) for uid in output_uids]
-        Settlement(self.sessions, "keep_first", to).settle(done)
+        Settlement(self.sessions, "keep_first", [Recipient(name=name) for name in to]).settle(done)
 
     def queue(
         self, archive: Any, name: str = "archive", metrics: DeliveryMetrics | None = None, **changes: Any

@@ -36,9 +36,9 @@ from models.records.spine import CobbFinding, Landmark, SpineSummary
 from models.requests import InferenceRequest, Lane
 from models.settings import Settings
 from models.zones import ZONES
-from worker import pipeline as pipeline_module
-from worker.pipeline import Done
+from worker import settling
 from worker.routing import Routing
+from worker.settling import Done
 
 Sessions = sessionmaker[Session]
 Eventually = Callable[..., None]
@@ -469,7 +469,7 @@ def test_a_database_that_is_away_is_waited_for_and_the_file_stays_until_then(
     bare_database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "SETTLE_RETRY_S", 0.1)
+    monkeypatch.setattr(settling, "SETTLE_RETRY_S", 0.1)
     engine = open_database(Settings(database_url=bare_database_url))
     line = lay(sessions=session_factory(engine), outputs=False)
     line.pipeline.submit(line.accept(make_source()))

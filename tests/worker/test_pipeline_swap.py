@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stand_in_gpu
 from line import half_white
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless
 from sqlalchemy import select
+from stand_in_gpu import StandInGpu
+from stand_in_version import write_version
 
+from models.engines.built import EngineKey, network_sha256
+from models.engines.tensorrt import TensorRTEngine
 from models.errors import Reason, Transient
 from models.pixels.radiograph import Radiograph
 from models.pixels.spec import InputSpec
@@ -106,6 +111,48 @@ def test_a_canary_answers_for_whole_studies_and_the_active_version_for_the_other
     found = line.versions()
     assert found == {uid: "2" if in_canary(study, 50) else "1" for uid, study in studies.items()}
     assert set(found.values()) == {"1", "2"}
+
+
+def test_where_a_canary_fails_the_active_version_answers_and_no_job_is_failed_or_lost(
+    lay: Any, make_source: Any, version: Callable[..., Sized], eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active, canary = version("1"), version("2", side=32)
+    line = lay(engine=active, decoders=1)
+    line.serve(active, canary=canary, percent=100)
+    run, failing = canary.run, [False, True, True]
+
+    def fails_at_times(image: Any) -> Any:
+        if failing and failing.pop(0):
+            raise Transient(Reason.ENGINE_UNAVAILABLE, "out of memory")
+        return run(image)
+
+    monkeypatch.setattr(canary, "run", fails_at_times)
+    for number in range(4):  # one by one: a batch each
+        line.pipeline.submit(line.accept(make_source(f"1.{number}", half_white(0.5))))
+        eventually(lambda number=number: len(line.done) == number + 1, timeout_s=60)
+    assert {done.state for done in line.done} == {InstanceState.DONE}
+    assert line.versions() == {"1.0": "2", "1.1": "1", "1.2": "1", "1.3": "2"}
+    assert line.probabilities() == {uid: pytest.approx(0.5, abs=1e-3) for uid in line.versions()}
+    assert line.sample("radstream_worker_canary_fallbacks_total", task="pneumonia") == 2
+    assert line.pending() == line.set_aside() == []
+
+
+def test_a_lost_gpu_ends_the_pipeline_and_leaves_every_instance_in_the_spool(
+    lay: Any, make_source: Any, eventually: Eventually, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.inference.PROBE_PAUSE_S", 0.0)
+    gpu, written = StandInGpu(), write_version(tmp_path / "version", b"never run", thresholds={"PNEUMONIA": 0.5})
+    key = EngineKey(network_sha256(written), "tensorrt", stand_in_gpu.RELEASE, "fp16", stand_in_gpu.CAPABILITY)
+    line = lay(engine=TensorRTEngine(written, key, stand_in_gpu.PLAN, gpu), decoders=1, outputs=False)
+    line.pipeline.submit(line.accept(make_source("1.1", half_white(0.5))))
+    eventually(lambda: len(line.done) == 1, timeout_s=60)
+    gpu.failing.update({"launch", "synchronize", "free_device"})  # as every call after the context is lost
+    for number in range(2, 6):
+        line.pipeline.submit(line.accept(make_source(f"1.{number}", half_white(0.5))))
+    eventually(lambda: not line.pipeline.alive, timeout_s=60)
+    assert [(done.request.sop_instance_uid, done.state) for done in line.done] == [("1.1", InstanceState.DONE)]
+    assert line.pending() == [f"1.{number}" for number in range(2, 6)]
+    assert line.set_aside() == []
 
 
 def test_a_task_that_goes_out_of_service_and_comes_back_skips_what_comes_between(

@@ -24,6 +24,7 @@ from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest
 from models.settings import Settings
+from worker.settings import Recipient
 from worker.settlement import Settlement, forget_outcome, is_settled, known_revision
 
 Sessions = sessionmaker[Session]
@@ -134,7 +135,7 @@ def test_zones_are_forgotten_with_their_instance(settlement: Settlement, session
 
 
 def test_an_output_is_to_be_delivered_to_every_destination_at_once(sessions: Sessions, outcomes: Any) -> None:
-    settlement = Settlement(sessions, "keep_first", ["archive", "workstation"])
+    settlement = Settlement(sessions, "keep_first", [Recipient(name="archive"), Recipient(name="workstation")])
     settlement.settle([outcomes.done(output_uid="2.25.7")])
     (output,) = _all(sessions, Output)
     assert (output.kind, output.sop_instance_uid, output.file_name) == (
@@ -305,7 +306,7 @@ def test_a_sqlite_file_that_is_locked_for_too_long_is_an_outage(
 def test_bytes_that_were_replaced_meanwhile_are_left_alone(
     sessions: Sessions, outcomes: Any, make_request: MakeRequest
 ) -> None:
-    settlement = Settlement(sessions, "replace", ["archive"])
+    settlement = Settlement(sessions, "replace", [Recipient(name="archive")])
     old, new = outcomes.done(content=b"old"), outcomes.done(content=b"new", probability=0.25, received_at=1.7e9 + 5)
     with sessions.begin() as session:
         register(session, [old.request], "replace")
@@ -321,7 +322,7 @@ def test_bytes_that_were_replaced_meanwhile_are_left_alone(
 
 
 def test_replacing_a_result_keeps_the_old_output_and_adds_the_new_one(sessions: Sessions, outcomes: Any) -> None:
-    settlement = Settlement(sessions, "replace", ["archive"])
+    settlement = Settlement(sessions, "replace", [Recipient(name="archive")])
     settlement.settle([outcomes.done(content=b"old", output_uid="2.25.1")])
     new = outcomes.done(content=b"new", output_uid="2.25.2", received_at=1.7e9 + 5)
     # The outputs may have been made before anybody knew that they replace others: not yet, and once more.

@@ -30,7 +30,7 @@ from worker.settlement import Settlement, forget_outcome
 from worker.shadow import ShadowCase, ShadowRunner, load_with_low_priority
 from worker.shadow_comparison import compare
 from worker.source_image import SourceImage
-from worker.stages import ShadowInput
+from worker.stages import OtherInput
 
 Sessions = sessionmaker[Session]
 
@@ -161,7 +161,7 @@ class Bench:
         wanted = spec or manifest.input_spec
         array = np.full((wanted.height, wanted.width), probability, np.float32)
         live = Answer(manifest, self.outcomes.engine, self.outcomes.result(probability).finding)
-        return ShadowCase(Task.PNEUMONIA, request, live, ShadowInput(wanted, array, SourceImage(48, 64)))
+        return ShadowCase(Task.PNEUMONIA, request, live, OtherInput(wanted, array, SourceImage(48, 64)))
 
     def count(self, outcome: str) -> float:
         name = "radstream_worker_shadow_findings_total"

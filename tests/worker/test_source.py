@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import date
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from models.errors import Reason, Unprocessable
+from models.records.base import Base
+from models.records.dicom import Series, Study
+from models.records.patient_identity import ATTRIBUTES
 from models.settings import PatientIdentity
+from worker.known_terms import known_term
 from worker.source import IdentityPolicy, SourceFacts, read_facts
 
 FULL = IdentityPolicy(PatientIdentity.FULL)
 PSEUDONYMISED = IdentityPolicy(PatientIdentity.PSEUDONYMISED, b"a key of the clinic")
 NONE = IdentityPolicy(PatientIdentity.NONE)
 
-IDENTIFYING = {"patient_id", "patient_name", "patient_birth_date", "patient_sex", "accession_number", "study_date"}
+UNWANTED = ("study_description", "series_description", "manufacturer", "manufacturer_model_name", "patient_id_issuer")
+"""Texts that may hold anything."""
+IDENTIFYING = ("patient_id", "patient_name", "patient_birth_date", "patient_sex", "accession_number", "study_date")
 
 
 @pytest.fixture
@@ -33,6 +41,7 @@ def header() -> Dataset:
     header.StudyDate = "20260131"
     header.StudyDescription = "CHEST PA"
     header.PatientID = "ID7"
+    header.IssuerOfPatientID = "CLINIC"
     header.PatientName = "Doe^Jane"
     header.PatientBirthDate = "19700101"
     header.PatientSex = "F"
@@ -55,6 +64,7 @@ def test_with_full_identity_everything_is_kept(header: Dataset) -> None:
         study_date=date(2026, 1, 31),
         study_description="CHEST PA",
         patient_id="ID7",
+        patient_id_issuer="CLINIC",
         patient_name="Doe^Jane",
         patient_birth_date=date(1970, 1, 1),
         patient_sex="F",
@@ -69,23 +79,117 @@ def test_with_full_identity_everything_is_kept(header: Dataset) -> None:
     )
 
 
-def test_pseudonymised_identifiers_are_keyed_hashes_and_names_are_gone(header: Dataset) -> None:
-    def hashed(text: str) -> str:
-        return hmac.new(b"a key of the clinic", text.encode(), hashlib.sha256).hexdigest()[:32]
+def _hashed(text: str, key: bytes = b"a key of the clinic") -> str:
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
+
+def test_pseudonymised_identifiers_are_keyed_hashes_and_texts_are_gone(header: Dataset) -> None:
     assert read_facts(header, PSEUDONYMISED) == replace(
         read_facts(header, FULL),
-        patient_id=hashed("ID7"),
-        accession_number=hashed("ACC1"),
+        patient_id=_hashed("CLINIC\0ID7"),
+        accession_number=_hashed("ACC1"),
         patient_name=None,
         patient_birth_date=None,
+        **dict.fromkeys(UNWANTED),
     )
-    other = IdentityPolicy(PatientIdentity.PSEUDONYMISED, b"a key of another one")
-    assert read_facts(header, other).patient_id != hashed("ID7")
+
+
+def test_a_pseudonym_is_that_of_one_patient_of_one_issuer_under_one_key(header: Dataset) -> None:
+    def pseudonym(policy: IdentityPolicy = PSEUDONYMISED, **changes: str) -> str | None:
+        for keyword, value in {"PatientID": "ID7", "IssuerOfPatientID": "CLINIC", **changes}.items():
+            setattr(header, keyword, value)
+        return read_facts(header, policy).patient_id
+
+    assert pseudonym() == pseudonym(PatientID=" ID7 ", IssuerOfPatientID="CLINIC ", PatientName="Roe^Jane")
+    others = {
+        pseudonym(PatientID="ID8"),
+        pseudonym(PatientID="id7"),
+        pseudonym(IssuerOfPatientID="OTHER CLINIC"),
+        pseudonym(IssuerOfPatientID=""),
+        pseudonym(IssuerOfPatientID="CLINICI", PatientID="D7"),
+        pseudonym(IdentityPolicy(PatientIdentity.PSEUDONYMISED, b"a key of another one")),
+    }
+    assert len(others) == 6
+    assert pseudonym() not in others
+    header.PatientID = header.AccessionNumber = "ID7"
+    header.IssuerOfPatientID = ""
+    facts = read_facts(header, PSEUDONYMISED)
+    assert facts.patient_id != facts.accession_number, "a number that is both is not linked by its hash"
+
+
+@pytest.mark.filterwarnings("ignore:.*The value length.*exceeds:UserWarning")
+def test_identifiers_that_are_too_long_are_hashed_whole_or_left_out(header: Dataset) -> None:
+    pseudonyms = set()
+    for end in "ab":
+        header.PatientID = "7" * 64 + end
+        header.AccessionNumber = "8" * 64 + end
+        assert (read_facts(header, FULL).patient_id, read_facts(header, FULL).accession_number) == (None, None)
+        pseudonyms |= {read_facts(header, PSEUDONYMISED).patient_id, read_facts(header, PSEUDONYMISED).accession_number}
+    assert len(pseudonyms) == 4
+    header.PatientID = "7" * 64
+    assert read_facts(header, FULL).patient_id == "7" * 64
+
+
+def test_the_key_is_in_no_text_of_a_policy() -> None:
+    assert "clinic" not in repr(PSEUDONYMISED)
 
 
 def test_without_identity_nothing_of_the_patient_is_kept(header: Dataset) -> None:
-    assert read_facts(header, NONE) == replace(read_facts(header, FULL), **dict.fromkeys(IDENTIFYING))
+    assert read_facts(header, NONE) == replace(read_facts(header, FULL), **dict.fromkeys((*IDENTIFYING, *UNWANTED)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("policy", [PSEUDONYMISED, NONE], ids=lambda policy: policy.mode.value)
+def test_a_name_in_any_attribute_is_not_kept(header: Dataset, policy: IdentityPolicy) -> None:
+    named = [element.keyword for element in header if element.VR not in {"UI", "IS"}]
+    assert len(named) == 15
+    for keyword in named:
+        setattr(header, keyword, "DOE")
+    facts = read_facts(header, policy)
+    texts = [value for name in SourceFacts.__slots__ if isinstance(value := getattr(facts, name), str)]
+    assert not [text for text in texts if "DOE" in text]
+    hashes = {"patient_id", "accession_number"} if policy is PSEUDONYMISED else set()
+    kept = {field.name for field in fields(facts) if getattr(facts, field.name) is not None}
+    assert kept == {"study_instance_uid", "series_instance_uid", "instance_number"} | hashes
+
+
+@pytest.mark.parametrize("policy", [PSEUDONYMISED, NONE], ids=lambda policy: policy.mode.value)
+def test_code_strings_are_kept_as_the_terms_that_they_are(header: Dataset, policy: IdentityPolicy) -> None:
+    header.Modality, header.BodyPartExamined, header.ViewPosition = "CR", "WHOLE SPINE", "LATERAL"
+    facts = read_facts(header, policy)
+    assert (facts.modality, facts.body_part_examined, facts.view_position) == ("CR", "WHOLE SPINE", "LATERAL")
+    assert known_term("body_part_examined", " Chest ") == "CHEST"
+    assert known_term("body_part_examined", "CHEST OF DOE") is None
+
+
+def test_every_term_of_the_shipped_routing_rules_is_known(project_root: Path) -> None:
+    rules = tomllib.loads((project_root / "worker" / "routing.toml").read_text())["rule"]
+    columns = {"Modality": "modality", "BodyPartExamined": "body_part_examined", "ViewPosition": "view_position"}
+    named = {
+        (columns[keyword], value)
+        for rule in rules
+        for keyword, values in rule["match"].items()
+        if keyword in columns
+        for value in values
+        if value and not value.startswith("~")
+    }
+    assert len(named) > 20
+    assert {(column, value) for column, value in named if known_term(column, value) != value} == set()
+
+
+def test_every_column_that_a_sender_fills_is_in_the_table_of_modes() -> None:
+    facts = {field.name for field in fields(SourceFacts)}
+    of_the_wire = {"sop_class_uid", "sop_instance_uid", "transfer_syntax_uid", "calling_ae_title"}
+    assert {attribute.column for attribute in ATTRIBUTES} == facts | of_the_wire
+    columns = {(attribute.table, attribute.column) for attribute in ATTRIBUTES}
+    for table in (Study.__table__, Series.__table__):
+        filled = {(table.name, column.name) for column in table.columns} - {
+            ("study", "id"),
+            ("series", "id"),
+            ("series", "study_id"),
+        }
+        assert filled <= columns, "a new column of a study or series needs a decision for each mode"
+    assert all(attribute.column in Base.metadata.tables[attribute.table].columns for attribute in ATTRIBUTES)
 
 
 def test_absent_attributes_are_none(header: Dataset) -> None:

@@ -35,9 +35,29 @@ def study_uid(source_sop_instance_uid: str) -> UID:
     return _derive("study", source_sop_instance_uid)
 
 
+def frame_of_reference_uid(source_sop_instance_uid: str, revision: int) -> UID:
+    """Frame of Reference UID of the plane of an image that has none itself, as projections do."""
+    return _derive("frame of reference", source_sop_instance_uid, *([str(revision)] if revision else []))
+
+
+def dimension_organization_uid(kind: str) -> UID:
+    """Dimension Organization UID: all outputs of a kind have the same dimensions."""
+    return _derive("dimension organization", kind)
+
+
+def source_series_uid(source_sop_instance_uid: str) -> UID:
+    """Series Instance UID by which outputs name the series of an instance that has no usable one itself."""
+    return _derive("source series", source_sop_instance_uid)
+
+
 def device_uid(engine_sha256: str) -> UID:
     """Device UID of an engine: it changes with every retraining and every rebuild."""
     return _derive("device", engine_sha256)
+
+
+def tracking_uid(source_sop_instance_uid: str, task: str, name: str) -> UID:
+    """Tracking Unique Identifier of what is measured in one source instance, whichever version measures it."""
+    return _derive("tracking", source_sop_instance_uid, task, name)
 
 
 def _derive(*parts: str) -> UID:

@@ -32,15 +32,17 @@ from models.engines.engine import EngineInfo
 from models.pixels.header import read_header
 from models.requestor import keep_answers
 from models.store.manifest import Manifest
-from worker.outputs.secondary_capture import SecondaryCaptureOrder, write_secondary_capture
+from worker.findings import Classification
+from worker.outputs.common_modules import OutputOrder
+from worker.outputs.secondary_capture import write_secondary_capture
 
 SOURCE_UID = "1.2.826.0.1.3680043.9.7433.1.1"
 
 MakeHeader = Callable[..., Dataset]
-MakeOrder = Callable[[Dataset], SecondaryCaptureOrder]
+MakeOrder = Callable[[Dataset], OutputOrder]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def manifest() -> Manifest:
     return Manifest.model_validate(
         {
@@ -60,7 +62,7 @@ def manifest() -> Manifest:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine() -> EngineInfo:
     return EngineInfo("onnxruntime", "1.31.1", "cpu", "fp32", "b" * 64)
 
@@ -72,17 +74,16 @@ def picture() -> NDArray[np.uint8]:
     return np.stack([rows * 4, columns * 4, rows + columns], axis=-1).astype(np.uint8)
 
 
-@pytest.fixture
-def make_order(manifest: Manifest, engine: EngineInfo, picture: NDArray[np.uint8]) -> MakeOrder:
-    def make(header: Dataset) -> SecondaryCaptureOrder:
-        return SecondaryCaptureOrder(
-            header, picture, manifest, engine, SOURCE_UID, 0, "PNEUMONIA 0.870, threshold 0.520"
-        )
+@pytest.fixture(scope="session")
+def make_order(manifest: Manifest, engine: EngineInfo) -> MakeOrder:
+    def make(header: Dataset) -> OutputOrder:
+        finding = Classification("PNEUMONIA", "PNEUMONIA", True, 0.87, 0.52, None)
+        return OutputOrder(header, manifest, engine, SOURCE_UID, 0, finding)
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_header() -> MakeHeader:
     """Give a function that makes the header of a chest radiograph; bytes go into the file as they are, None removes."""
 
@@ -135,9 +136,9 @@ def make_header() -> MakeHeader:
 
 
 @pytest.fixture
-def written(make_order: MakeOrder, tmp_path: Path) -> Callable[[Dataset], Path]:
+def written(make_order: MakeOrder, picture: NDArray[np.uint8], tmp_path: Path) -> Callable[[Dataset], Path]:
     def write(header: Dataset) -> Path:
-        return tmp_path / write_secondary_capture(make_order(header), tmp_path).file_name
+        return tmp_path / write_secondary_capture(make_order(header), picture, tmp_path).file_name
 
     return write
 
@@ -146,14 +147,14 @@ def written(make_order: MakeOrder, tmp_path: Path) -> Callable[[Dataset], Path]:
 
 
 @pytest.fixture
-def errors_of() -> Callable[[Path], list[str]]:
-    """Give a function that lists what dciodvfy calls an error."""
+def errors_of() -> Callable[..., list[str]]:
+    """Give a function that lists what dciodvfy calls an error, and makes sure that it took the file for an `iod`."""
     program = Path(sys.executable).parent / "dciodvfy"
 
-    def check(path: Path) -> list[str]:
+    def check(path: Path, iod: str = "SCImage") -> list[str]:
         done = subprocess.run([program, "-new", path], capture_output=True, text=True, errors="replace")
         told = (done.stdout + done.stderr).splitlines()
-        assert any("SCImage" in line for line in told), told
+        assert any(iod in line for line in told), told
         return [line for line in told if line.strip().startswith(("Error", "Abort"))]
 
     return check
@@ -172,6 +173,21 @@ def program(name: str, *places: str) -> str:
 @pytest.fixture
 def dcmdump() -> str:
     return program("dcmdump")
+
+
+@pytest.fixture
+def dcmpschk() -> str:
+    return program("dcmpschk")
+
+
+@pytest.fixture
+def dcmp2pgm() -> str:
+    return program("dcmp2pgm")
+
+
+@pytest.fixture
+def dsrdump() -> str:
+    return program("dsrdump")
 
 
 @dataclass(frozen=True)
@@ -197,6 +213,15 @@ class Peer:
             return int(association.send_c_store(dataset).Status)
         finally:
             association.release()
+
+    def find(self, sop_instance_uid: str) -> str:
+        """Orthanc's own name for an instance."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http_port}/tools/lookup", data=str(sop_instance_uid).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            (found,) = json.load(answer)
+        return str(found["ID"])
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
@@ -16,15 +17,23 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from models.errors import Unprocessable
+from models.identity import DISCLAIMER
 from models.pixels.header import read_header
 from worker.outputs import uids
-from worker.outputs.secondary_capture import SecondaryCaptureOrder, build_secondary_capture
+from worker.outputs.common_modules import OutputOrder
+from worker.outputs.secondary_capture import build_secondary_capture
+from worker.outputs.structured_report import write_structured_report
 
 MakeHeader = Callable[..., Dataset]
-MakeOrder = Callable[[Dataset], SecondaryCaptureOrder]
-ErrorsOf = Callable[[Path], list[str]]
+MakeOrder = Callable[[Dataset], OutputOrder]
+ErrorsOf = Callable[..., list[str]]
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250000, tzinfo=UTC)
+PICTURE = np.zeros((6, 5, 3), np.uint8)
+
+
+def build(order: OutputOrder, now: datetime | None = None) -> Dataset:
+    return build_secondary_capture(order, PICTURE, now)
 
 
 # Character sets: names of PS3.5 annexes H to K, and what senders do instead
@@ -38,27 +47,26 @@ UTF_8 = "Wang^XiaoDong=王^小東".encode()
 LATIN = b"Buc^J\xe9r\xf4me"
 
 
-@pytest.mark.parametrize(
-    ("declared", "name", "character_set"),
-    [
-        (b"\\ISO 2022 IR 87", JAPANESE, ["", "ISO 2022 IR 87"]),
-        (b"ISO 2022 IR 13\\ISO 2022 IR 87", KATAKANA, ["ISO 2022 IR 13", "ISO 2022 IR 87"]),
-        (b"\\ISO 2022 IR 149", KOREAN, ["", "ISO 2022 IR 149"]),
-        (b"ISO_IR 126", GREEK, "ISO_IR 126"),
-        (b"GB18030", CHINESE, "GB18030"),
-        (b"GBK", CHINESE, "GBK"),
-        (b"ISO_IR 192", UTF_8, "ISO_IR 192"),
-        (b"ISO_IR 100", LATIN, "ISO_IR 100"),
-        (b"ISO-IR 100", LATIN, "ISO_IR 100"),  # misspelt
-        (b"ISO_IR 192", LATIN, "ISO_IR 100"),  # declared wrongly
-        (None, LATIN, "ISO_IR 100"),  # not declared
-        (None, UTF_8, "ISO_IR 192"),
-        (b"KLINGON", LATIN, "ISO_IR 100"),  # unknown
-        (b"KLINGON", b"Doe^Jane", None),
-        (None, b"Doe^Jane", None),
-    ],
-    ids=repr,
-)
+CHARACTER_SETS: list[tuple[bytes | None, bytes, str | list[str] | None]] = [
+    (b"\\ISO 2022 IR 87", JAPANESE, ["", "ISO 2022 IR 87"]),
+    (b"ISO 2022 IR 13\\ISO 2022 IR 87", KATAKANA, ["ISO 2022 IR 13", "ISO 2022 IR 87"]),
+    (b"\\ISO 2022 IR 149", KOREAN, ["", "ISO 2022 IR 149"]),
+    (b"ISO_IR 126", GREEK, "ISO_IR 126"),
+    (b"GB18030", CHINESE, "GB18030"),
+    (b"GBK", CHINESE, "GBK"),
+    (b"ISO_IR 192", UTF_8, "ISO_IR 192"),
+    (b"ISO_IR 100", LATIN, "ISO_IR 100"),
+    (b"ISO-IR 100", LATIN, "ISO_IR 100"),  # misspelt
+    (b"ISO_IR 192", LATIN, "ISO_IR 100"),  # declared wrongly
+    (None, LATIN, "ISO_IR 100"),  # not declared
+    (None, UTF_8, "ISO_IR 192"),
+    (b"KLINGON", LATIN, "ISO_IR 100"),  # unknown
+    (b"KLINGON", b"Doe^Jane", None),
+    (None, b"Doe^Jane", None),
+]
+
+
+@pytest.mark.parametrize(("declared", "name", "character_set"), CHARACTER_SETS, ids=repr)
 def test_names_are_copied_byte_by_byte_in_a_character_set_that_fits(
     make_header: MakeHeader,
     written: Callable[[Dataset], Path],
@@ -82,6 +90,28 @@ def test_names_are_copied_byte_by_byte_in_a_character_set_that_fits(
         assert errors_of(path) == []
 
 
+@pytest.mark.parametrize(("declared", "name", "character_set"), CHARACTER_SETS, ids=repr)
+def test_a_report_has_the_names_of_its_source_too(
+    make_header: MakeHeader,
+    make_order: MakeOrder,
+    tmp_path: Path,
+    errors_of: ErrorsOf,
+    declared: bytes | None,
+    name: bytes,
+    character_set: str | list[str] | None,
+) -> None:
+    declaration = {"SpecificCharacterSet": declared} if declared else {}
+    order = make_order(make_header(PatientName=name, StudyDescription=name.split(b"=")[0], **declaration))
+    path = tmp_path / write_structured_report(order, [], tmp_path).file_name
+    dataset = pydicom.dcmread(path)
+    assert dataset.get_item("PatientName").value.rstrip() == name
+    assert dataset.get("SpecificCharacterSet") == character_set
+    comments = [item.TextValue for item in dataset.ContentSequence if item.ValueType == "TEXT"]
+    assert comments[-1] == DISCLAIMER, "our own words read the same in every character set"
+    if declared != b"GBK":
+        assert errors_of(path, "Comprehensive3DSR") == []
+
+
 def test_names_in_sequences_are_copied_byte_by_byte(
     make_header: MakeHeader, written: Callable[[Dataset], Path]
 ) -> None:
@@ -100,7 +130,7 @@ def test_a_header_that_was_looked_at_gives_the_same_object(make_header: MakeHead
 
     def encoded(header: Dataset) -> bytes:
         stream = BytesIO()
-        build_secondary_capture(make_order(header), NOW).save_as(stream, enforce_file_format=True)
+        build(make_order(header), NOW).save_as(stream, enforce_file_format=True)
         return stream.getvalue()
 
     assert encoded(looked_at) == encoded(make_header(**attributes))
@@ -109,27 +139,34 @@ def test_a_header_that_was_looked_at_gives_the_same_object(make_header: MakeHead
 # Invalid sources
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"StudyDate": b"2026-03-01", "StudyTime": b"25:61", "PatientBirthDate": b"02.01.1950"},
-        {"ReferringPhysicianName": b"x" * 100, "StudyDescription": b"y" * 200},
-        {"PatientSex": b"FEMALE", "PatientAge": b"76", "PatientSize": b"one", "PatientWeight": b"1e99999x"},
-        {"PatientOrientation": b"LEFT\\FOOT", "BodyPartExamined": b"chest\x01"},
-        {"ReferringPhysicianName": b"a^b^c^d^e^f^g", "StudyDescription": b"a\\b"},
-        {"TimezoneOffsetFromUTC": b"CET", "InstanceNumber": b"one"},
-        {"OtherPatientIDsSequence": [Dataset()], "PatientIdentityRemoved": "YES"},
-        {"StudyInstanceUID": b"not a uid", "SeriesInstanceUID": b"", "SOPClassUID": None},
-        {"StudyInstanceUID": None, "SeriesInstanceUID": None},
-        {"LossyImageCompression": b"01", "LossyImageCompressionRatio": b"none"},
-        {"PatientAge": b"", "IssuerOfPatientID": b"  "},
-    ],
-    ids=lambda attributes: "-".join(attributes),
-)
+INVALID: list[dict[str, Any]] = [
+    {"StudyDate": b"2026-03-01", "StudyTime": b"25:61", "PatientBirthDate": b"02.01.1950"},
+    {"ReferringPhysicianName": b"x" * 100, "StudyDescription": b"y" * 200},
+    {"PatientSex": b"FEMALE", "PatientAge": b"76", "PatientSize": b"one", "PatientWeight": b"1e99999x"},
+    {"PatientOrientation": b"LEFT\\FOOT", "BodyPartExamined": b"chest\x01"},
+    {"ReferringPhysicianName": b"a^b^c^d^e^f^g", "StudyDescription": b"a\\b"},
+    {"TimezoneOffsetFromUTC": b"CET", "InstanceNumber": b"one"},
+    {"OtherPatientIDsSequence": [Dataset()], "PatientIdentityRemoved": "YES"},
+    {"StudyInstanceUID": b"not a uid", "SeriesInstanceUID": b"", "SOPClassUID": None},
+    {"StudyInstanceUID": None, "SeriesInstanceUID": None},
+    {"LossyImageCompression": b"01", "LossyImageCompressionRatio": b"none"},
+    {"PatientAge": b"", "IssuerOfPatientID": b"  "},
+]
+
+
+@pytest.mark.parametrize("attributes", INVALID, ids=lambda attributes: "-".join(attributes))
 def test_invalid_values_of_the_source_make_no_invalid_output(
     make_header: MakeHeader, written: Callable[[Dataset], Path], errors_of: ErrorsOf, attributes: dict[str, Any]
 ) -> None:
     assert errors_of(written(make_header(**attributes))) == []
+
+
+@pytest.mark.parametrize("attributes", INVALID, ids=lambda attributes: "-".join(attributes))
+def test_invalid_values_of_the_source_make_no_invalid_report(
+    make_header: MakeHeader, make_order: MakeOrder, tmp_path: Path, errors_of: ErrorsOf, attributes: dict[str, Any]
+) -> None:
+    written = write_structured_report(make_order(make_header(**attributes)), [], tmp_path)
+    assert errors_of(tmp_path / written.file_name, "Comprehensive3DSR") == []
 
 
 def test_identifiers_are_copied_whatever_they_are(make_header: MakeHeader, written: Callable[[Dataset], Path]) -> None:
@@ -142,7 +179,7 @@ def test_identifiers_are_copied_whatever_they_are(make_header: MakeHeader, writt
 
 def test_a_study_without_a_uid_gets_one_from_the_instance(make_header: MakeHeader, make_order: MakeOrder) -> None:
     order = make_order(make_header(StudyInstanceUID=None))
-    dataset = build_secondary_capture(order)
+    dataset = build(order)
     assert dataset.StudyInstanceUID == uids.study_uid(order.source_sop_instance_uid)
     assert dataset.StudyInstanceUID.is_valid
 
@@ -188,7 +225,7 @@ def test_no_value_of_the_source_stops_the_output(make_header: MakeHeader, make_o
             except Unprocessable:
                 return
         stream = BytesIO()
-        build_secondary_capture(make_order(header)).save_as(stream, enforce_file_format=True)
+        build(make_order(header)).save_as(stream, enforce_file_format=True)
         assert read_header(stream).Modality == "OT"
 
     check()

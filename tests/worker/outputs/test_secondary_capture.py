@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.identity import DISCLAIMER
 from models.store.manifest import Manifest
 from worker.findings import CongestionFinding
 from worker.outputs import uids
-from worker.outputs.secondary_capture import (
-    SERIES_NUMBER,
-    SecondaryCaptureOrder,
-    build_secondary_capture,
-    write_secondary_capture,
-)
-from worker.stages import draw
+from worker.outputs.common_modules import OutputOrder
+from worker.outputs.secondary_capture import build_secondary_capture, write_secondary_capture
+from worker.rendering import draw
 
 MakeHeader = Callable[..., Dataset]
-MakeOrder = Callable[[Dataset], SecondaryCaptureOrder]
+MakeOrder = Callable[[Dataset], OutputOrder]
 ErrorsOf = Callable[[Path], list[str]]
 
 TYPE_2 = [
@@ -54,14 +51,20 @@ COPIED = [
     "InstanceNumber",
 ]
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250000, tzinfo=UTC)
+PICTURE = np.zeros((6, 5, 3), np.uint8)
 
 
-def test_pixels_come_back_as_they_were(make_header: MakeHeader, make_order: MakeOrder, tmp_path: Path) -> None:
-    order = make_order(make_header())
-    told = write_secondary_capture(order, tmp_path)
+def build(order: OutputOrder, now: datetime | None = None) -> Dataset:
+    return build_secondary_capture(order, PICTURE, now)
+
+
+def test_pixels_come_back_as_they_were(
+    make_header: MakeHeader, make_order: MakeOrder, picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    told = write_secondary_capture(make_order(make_header()), picture, tmp_path)
     dataset = pydicom.dcmread(tmp_path / told.file_name)
-    assert np.array_equal(dataset.pixel_array, order.rgb)
-    assert len(dataset.PixelData) == order.rgb.nbytes + 1  # padded to even length
+    assert np.array_equal(dataset.pixel_array, picture)
+    assert len(dataset.PixelData) == picture.nbytes + 1  # padded to even length
     assert told.sop_instance_uid == dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID
     assert told.series_instance_uid == dataset.SeriesInstanceUID
     assert told.sop_class_uid == "1.2.840.10008.5.1.4.1.1.7"
@@ -70,13 +73,13 @@ def test_pixels_come_back_as_they_were(make_header: MakeHeader, make_order: Make
 
 
 def test_it_says_what_it_is(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    dataset = build_secondary_capture(make_order(make_header()))
+    dataset = build(make_order(make_header()))
     assert list(dataset.ImageType) == ["DERIVED", "SECONDARY", "", "AI_OVERLAY"]
     assert dataset.ConversionType == "WSD"
     assert dataset.Modality == "OT"
     assert dataset.BurnedInAnnotation == "YES"
     assert dataset.SeriesDescription == "AI pneumonia overlay efficientnet_lite0-2026.11"
-    assert dataset.SeriesNumber == SERIES_NUMBER
+    assert dataset.SeriesNumber == 9901
     assert dataset.PhotometricInterpretation == "RGB"
     assert dataset.PlanarConfiguration == 0
     assert "PNEUMONIA 0.870, threshold 0.520" in dataset.DerivationDescription
@@ -88,7 +91,7 @@ def test_it_says_what_it_is(make_header: MakeHeader, make_order: MakeOrder) -> N
 
 def test_it_names_its_source(make_header: MakeHeader, make_order: MakeOrder) -> None:
     header = make_header()
-    (source,) = build_secondary_capture(make_order(header)).SourceImageSequence
+    (source,) = build(make_order(header)).SourceImageSequence
     assert source.ReferencedSOPInstanceUID == header.SOPInstanceUID
     assert source.ReferencedSOPClassUID == header.SOPClassUID
     (purpose,) = source.PurposeOfReferenceCodeSequence
@@ -96,7 +99,7 @@ def test_it_names_its_source(make_header: MakeHeader, make_order: MakeOrder) -> 
 
 
 def test_it_names_network_version_and_engine(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    dataset = build_secondary_capture(make_order(make_header()), NOW)
+    dataset = build(make_order(make_header()), NOW)
     (equipment,) = dataset.ContributingEquipmentSequence
     assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
     assert equipment.ContributionDescription == (
@@ -120,7 +123,7 @@ def test_patient_and_study_are_those_of_the_source(make_header: MakeHeader, make
         PatientAge="076Y",
         PatientSize="1.68",
     )
-    dataset = build_secondary_capture(make_order(header))
+    dataset = build(make_order(header))
     for keyword in COPIED:
         assert dataset[keyword].value == header[keyword].value, keyword
     assert dataset.SeriesInstanceUID != header.SeriesInstanceUID
@@ -164,24 +167,24 @@ def test_laterality_is_copied_and_never_inferred(
 
 
 def test_lossy_stays_lossy(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    plain = build_secondary_capture(make_order(make_header()))
+    plain = build(make_order(make_header()))
     assert "LossyImageCompression" not in plain
     lossy = make_header(
         LossyImageCompression="01", LossyImageCompressionRatio=[10.5, 2], LossyImageCompressionMethod="ISO_10918_1"
     )
-    dataset = build_secondary_capture(make_order(lossy))
+    dataset = build(make_order(lossy))
     assert dataset.LossyImageCompression == "01"
     assert [float(ratio) for ratio in dataset.LossyImageCompressionRatio] == [10.5, 2]
     assert dataset.LossyImageCompressionMethod == "ISO_10918_1"
 
 
 def test_times_are_in_the_zone_that_the_source_declares(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    dataset = build_secondary_capture(make_order(make_header(TimezoneOffsetFromUTC="+0530")), NOW)
+    dataset = build(make_order(make_header(TimezoneOffsetFromUTC="+0530")), NOW)
     assert dataset.TimezoneOffsetFromUTC == "+0530"
     assert (dataset.ContentDate, dataset.ContentTime) == ("20260301", "180015.250000")
     contributed = dataset.ContributingEquipmentSequence[0].ContributionDateTime
     assert contributed == "20260301180015.250000+0530"
-    without = build_secondary_capture(make_order(make_header()), NOW)
+    without = build(make_order(make_header()), NOW)
     assert "TimezoneOffsetFromUTC" not in without
 
 
@@ -189,7 +192,7 @@ def test_times_are_in_the_zone_that_the_source_declares(make_header: MakeHeader,
 
 
 def test_the_same_source_and_version_give_the_same_object(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    one, other = (build_secondary_capture(make_order(make_header())) for _ in range(2))
+    one, other = (build(make_order(make_header())) for _ in range(2))
     assert one.SOPInstanceUID == other.SOPInstanceUID
     assert one.SeriesInstanceUID == other.SeriesInstanceUID
 
@@ -207,28 +210,24 @@ def test_another_version_task_revision_or_source_gives_another_object() -> None:
 
 
 def test_each_source_series_has_its_own_output_series(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    one = build_secondary_capture(make_order(make_header()))
-    other = build_secondary_capture(make_order(make_header(SeriesInstanceUID="1.2.3.4")))
+    one = build(make_order(make_header()))
+    other = build(make_order(make_header(SeriesInstanceUID="1.2.3.4")))
     assert one.SeriesInstanceUID != other.SeriesInstanceUID
     assert one.StudyInstanceUID == other.StudyInstanceUID
 
 
 def test_a_picture_of_another_kind_is_an_error(make_header: MakeHeader, make_order: MakeOrder) -> None:
-    order = make_order(make_header())
-    grey = SecondaryCaptureOrder(
-        order.header, order.rgb[..., 0], order.manifest, order.engine, order.source_sop_instance_uid, 0, ""
-    )
     with pytest.raises(ValueError, match="uint8"):
-        build_secondary_capture(grey)
+        build_secondary_capture(make_order(make_header()), PICTURE[..., 0])
 
 
 def test_a_failed_write_leaves_nothing(make_header: MakeHeader, make_order: MakeOrder, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        write_secondary_capture(make_order(make_header()), tmp_path / "missing")
+        write_secondary_capture(make_order(make_header()), PICTURE, tmp_path / "missing")
     order = make_order(make_header())
-    (tmp_path / f"{build_secondary_capture(order).SOPInstanceUID}.dcm").mkdir()  # the rename fails
+    (tmp_path / f"{build(order).SOPInstanceUID}.dcm").mkdir()  # the rename fails
     with pytest.raises(OSError, match="directory"):
-        write_secondary_capture(order, tmp_path)
+        write_secondary_capture(order, PICTURE, tmp_path)
     assert not list(tmp_path.glob(".*"))
 
 
@@ -246,13 +245,9 @@ def test_the_overlay_of_six_zones_is_valid_and_says_every_score(
     maps = np.ones((6, 12, 12), np.float32)
     finding = make_congestion((1, 1, 2, 2, 3, None), cams=maps)
     display = np.tile(np.arange(0, 250, 2, dtype=np.uint8), (250, 1))
-    order = replace(
-        make_order(make_header()),
-        manifest=csi_manifest,
-        rgb=draw(finding, display, csi_manifest),
-        finding=finding.description,
-    )
-    path = tmp_path / write_secondary_capture(order, tmp_path).file_name
+    order = replace(make_order(make_header()), manifest=csi_manifest, finding=finding)
+    picture = draw(finding, display, csi_manifest)
+    path = tmp_path / write_secondary_capture(order, picture, tmp_path).file_name
     assert errors_of(path) == []
     dataset = pydicom.dcmread(path)
     assert dataset.SeriesDescription == "AI csi overlay 3.0.0"
@@ -261,6 +256,6 @@ def test_the_overlay_of_six_zones_is_valid_and_says_every_score(
         f" left_inf ungradable, heart failure class medium. {DISCLAIMER}"
     )
     assert "Laterality" not in dataset
-    pneumonia = build_secondary_capture(make_order(make_header()))
+    pneumonia = build(make_order(make_header()))
     assert dataset.SeriesInstanceUID != pneumonia.SeriesInstanceUID, "a series for each task"
     assert dataset.SOPInstanceUID != pneumonia.SOPInstanceUID

@@ -1,4 +1,7 @@
-"""The RQ queues as the SCP uses them: enqueue each instance once, and see what is in no queue."""
+"""The RQ queues as whoever fills them uses them: enqueue each instance once, and see what is in no queue.
+
+The SCP's registrar and sweeper fill them, and `python -m worker reconcile`. Workers take with means of their own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any, Final, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.exceptions import WatchError
 from redis.retry import Retry
 from rq import Queue
 from rq.job import Job, JobStatus
@@ -28,6 +33,7 @@ RESULT_TTL_S: Final = 60
 FAILURE_TTL_S: Final = 7 * 24 * 3600
 HEARTBEAT_EXPIRY: Final = timedelta(minutes=5)
 """Workers requeue the jobs of dead ones within a minute or two; the sweeper only steps in long after."""
+ENQUEUE_TRIES: Final = 10
 
 T = TypeVar("T")
 
@@ -35,7 +41,7 @@ RESTING: Final = frozenset({JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DE
 
 
 class JobState(Enum):
-    """What RQ knows of an instance, as far as the SCP cares."""
+    """What RQ knows of an instance, as far as it matters to whoever fills the queues."""
 
     GONE = auto()
     """No job, or one that is over: with a file pending, the instance is in no queue."""
@@ -78,32 +84,48 @@ class Queues:
     ) -> list[InferenceRequest]:
         """Queue what is in no queue, and give what was queued.
 
+        Another process may fill the queues at the same moment: what it queues first is seen, and left to it.
+
         Args:
             requests: instances to be processed.
             orphans: job ids that are said to be queued but are known to be in no list.
         """
         unique = {request.job_id: request for request in requests}
-        states = self.states(list(unique))
-        new = [
-            request
-            for job_id, request in unique.items()
-            if states[job_id] is JobState.GONE or (states[job_id] is JobState.WAITING and job_id in orphans)
-        ]
-        for lane in Lane:
-            self._push(lane, [request for request in new if request.lane is lane])
+        for left in reversed(range(ENQUEUE_TRIES)):
+            try:
+                return self._enqueue_once(unique, orphans)
+            except WatchError:
+                if not left:
+                    raise
+        return []
+
+    def _enqueue_once(self, requests: dict[str, InferenceRequest], orphans: frozenset[str]) -> list[InferenceRequest]:
+        if not requests:
+            return []
+        with self._redis.pipeline() as pipeline:
+            # From here on, a change of any of these jobs makes `execute` fail; then all is looked at again.
+            pipeline.watch(*map(Job.key_for, requests))  # type: ignore[no-untyped-call]  # redis is typed in part
+            states = self.states(list(requests))
+            new = [
+                request
+                for job_id, request in requests.items()
+                if states[job_id] is JobState.GONE or (states[job_id] is JobState.WAITING and job_id in orphans)
+            ]
+            pipeline.multi()
+            for lane in Lane:
+                self._push(pipeline, lane, [request for request in new if request.lane is lane])
+            pipeline.execute()
         return new
 
-    def _push(self, lane: Lane, requests: list[InferenceRequest]) -> None:
+    def _push(self, pipeline: Pipeline, lane: Lane, requests: list[InferenceRequest]) -> None:
         if not requests:
             return
         queue = self._queues[lane]
-        with self._redis.pipeline() as pipeline:
-            for request in requests:
-                # What an earlier job of this id left (its result, its place among the failed) must not mix in.
-                pipeline.delete(Job.key_for(request.job_id))
-                pipeline.zrem(queue.failed_job_registry.key, request.job_id)
-            queue.enqueue_many([_job_data(request) for request in requests], pipeline=pipeline)
-            pipeline.execute()
+        for request in requests:
+            # What an earlier job of this id left (its result, its place among the failed) must not mix in.
+            pipeline.delete(Job.key_for(request.job_id))
+            pipeline.zrem(queue.failed_job_registry.key, request.job_id)
+        queue.enqueue_many([_job_data(request) for request in requests], pipeline=pipeline)
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         """Ask RQ about many jobs."""
@@ -127,6 +149,20 @@ class Queues:
                 items: Any = self._redis.lrange(key, 0, -1)
                 ids.update(item.decode() for item in items)
         return ids
+
+    def discard(self, job_id: str) -> bool:
+        """Take a job that no worker has yet out of its queue, and forget it; False when it is in none (any more)."""
+        with self._redis.pipeline() as pipeline:
+            for queue in self._queues.values():
+                pipeline.lrem(queue.key, 0, job_id)
+            removed = sum(pipeline.execute())
+        if removed:
+            self._redis.delete(Job.key_for(job_id))
+        return bool(removed)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

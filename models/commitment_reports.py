@@ -1,0 +1,109 @@
+"""Storage commitment reports on our outputs, on their way from the SCP, whose port they may come to, to the deliverer.
+
+An archive reports on a new association to the address that it knows us by (PS3.4 J.3.3), which is mostly that of the
+SCP; the deliverer asked. Between them lies a directory beside the spool, so that a report which was answered is not
+lost, whichever of the two is down.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from models.spool import is_valid_uid
+from models.store.durable import write_whole
+
+DIRECTORY = "commitment_reports"
+PROCESSING_FAILURE = 0x0110
+"""Where a report names no failure reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What an archive says to one of our requests.
+
+    Attributes:
+        committed: SOP Instance UIDs that it keeps.
+        failed: those that it does not, with the failure reason (0008,1197).
+    """
+
+    transaction_uid: str
+    committed: tuple[str, ...] = ()
+    failed: tuple[tuple[str, int], ...] = ()
+
+
+def report_from(dataset: Dataset) -> CommitmentReport:
+    """Read the dataset of a report (PS3.4 table J.3-2).
+
+    Raises:
+        ValueError: it has no transaction, or UIDs that are not.
+    """
+    try:
+        uid = str(dataset.TransactionUID)
+        committed = tuple(_uid(item) for item in dataset.get("ReferencedSOPSequence") or ())
+        failed = tuple(
+            (_uid(item), int(item.get("FailureReason", PROCESSING_FAILURE)))
+            for item in dataset.get("FailedSOPSequence") or ()
+        )
+    except (AttributeError, TypeError) as error:
+        raise ValueError("not a commitment report") from error
+    if not is_valid_uid(uid):
+        raise ValueError("not a commitment report")
+    return CommitmentReport(uid, committed, failed)
+
+
+def _uid(item: Dataset) -> str:
+    uid = str(item.ReferencedSOPInstanceUID)
+    if not is_valid_uid(uid):
+        raise ValueError("a reference is not a UID")
+    return uid
+
+
+class ReportFolder:
+    """Reports that were answered and not yet recorded."""
+
+    def __init__(self, spool_root: Path) -> None:
+        self._root = spool_root / DIRECTORY
+
+    def prepare(self) -> None:
+        """Create the directory.
+
+        Raises:
+            OSError: it cannot be created.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, report: CommitmentReport) -> None:
+        """Keep a report; after this returns, a crash does not lose it.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        text = json.dumps(
+            {"transaction_uid": report.transaction_uid, "committed": report.committed, "failed": report.failed}
+        )
+        write_whole(self._root / f"{secrets.token_hex(16)}.json", text.encode("ascii"))
+
+    def waiting(self) -> Iterator[tuple[Path, CommitmentReport | None]]:
+        """List the reports with the files that hold them, to be removed when recorded; None for what is not one."""
+        try:
+            paths = sorted(self._root.glob("*.json"))
+        except OSError:
+            return
+        for path in paths:
+            yield path, _read(path)
+
+
+def _read(path: Path) -> CommitmentReport | None:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        failed = tuple((str(uid), int(reason)) for uid, reason in told["failed"])
+        return CommitmentReport(str(told["transaction_uid"]), tuple(map(str, told["committed"])), failed)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
