@@ -11,12 +11,14 @@ from pathlib import Path
 
 from deploy.launcher import Feed, FeedOptions, LaunchError
 from models.errors import ConfigurationError
+from models.records.outputs import OutputKind
 from models.settings import Settings, load
 
 EPILOG = """\
 examples:
   make run
-  make run ARGS="--archive 10.0.0.5:104:ORTHANC"       send Secondary Captures back to a PACS
+  make run ARGS="--archive 10.0.0.5:104:ORTHANC"       send pictures and structured reports back to a PACS
+  make run ARGS="--archive 10.0.0.5:104:ORTHANC --outputs secondary_capture,presentation_state"
   make run ARGS="--port 11113 --data /srv/radstream"
 """
 
@@ -26,6 +28,14 @@ def _destination(value: str) -> dict[str, object]:
     if len(parts) != 3 or not parts[1].isdigit():
         raise argparse.ArgumentTypeError("give HOST:PORT:AE_TITLE, e.g. 10.0.0.5:104:ORTHANC")
     return {"name": parts[2].lower(), "host": parts[0], "port": int(parts[1]), "ae_title": parts[2]}
+
+
+def _kinds(value: str) -> tuple[str, ...]:
+    given = tuple(part.strip() for part in value.split(","))
+    unknown = sorted(set(given) - set(OutputKind))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: unknown; kinds are {', '.join(OutputKind)}")
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,19 +53,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--archive", type=_destination, action="append", default=[], metavar="HOST:PORT:AE", help="where outputs go"
     )
+    parser.add_argument(
+        "--outputs",
+        type=_kinds,
+        metavar="KIND,KIND",
+        help=f"what they get: {', '.join(OutputKind)} (default the first two)",
+    )
     arguments = parser.parse_args(argv)
     try:
         settings = load(Settings, data_dir=arguments.data)
     except ConfigurationError as error:
         print(f"radstream: {error}", file=sys.stderr)
         return 2
+    chosen = {"outputs": arguments.outputs} if arguments.outputs else {}
     feed = Feed(
         FeedOptions(
             settings.data_dir.absolute(),
             port=arguments.port,
             host=arguments.host,
             processes=arguments.processes,
-            destinations=arguments.archive,
+            destinations=[{**to, **chosen} for to in arguments.archive],
         )
     )
     stopping = threading.Event()
@@ -100,6 +117,7 @@ In another shell, to see what is where and what was found:
 {environment}
     .venv/bin/python -m worker status
     .venv/bin/python -m worker results
+    .venv/bin/python -m worker trace ACCESSION_NUMBER
 
 Metrics: http://127.0.0.1:{feed.scp_telemetry_port}/metrics (SCP)
          http://127.0.0.1:{feed.worker_telemetry_port}/metrics (worker)
