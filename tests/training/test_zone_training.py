@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +297,14 @@ def test_every_map_lies_in_its_zone_and_has_one_place_of_full_heat() -> None:
         assert cam[0, place].max() in (0.0, 1.0)
 
 
-def test_chexnet_and_rad_dino_are_exported_too(tmp_path: Path) -> None:
+def test_chexnet_and_rad_dino_are_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_torchvision()
+    from torchvision import models
     from transformers import Dinov2Config, Dinov2Model
+
+    # Four blocks as in DenseNet-121 of two layers each: the exporter takes most of a minute for all 121.
+    shallow = partial(models.DenseNet, growth_rate=32, block_config=(2, 2, 2, 2), num_init_features=64)
+    monkeypatch.setattr(models, "densenet121", shallow)
 
     torch.manual_seed(0)
     tiny = Dinov2Config(hidden_size=28, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14)
