@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,8 +301,10 @@ def test_chexnet_and_rad_dino_are_exported_too(tmp_path: Path, monkeypatch: pyte
     from torchvision import models
     from transformers import Dinov2Config, Dinov2Model
 
-    # Four blocks as in DenseNet-121 of two layers each: the exporter takes most of a minute for all 121.
-    shallow = partial(models.DenseNet, growth_rate=32, block_config=(2, 2, 2, 2), num_init_features=64)
+    def shallow(weights: None) -> torch.nn.Module:
+        """Four blocks as in DenseNet-121 of two layers each: the exporter takes most of a minute for all 121."""
+        return models.DenseNet(growth_rate=32, block_config=(2, 2, 2, 2), num_init_features=64)
+
     monkeypatch.setattr(models, "densenet121", shallow)
 
     torch.manual_seed(0)

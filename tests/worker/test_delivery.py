@@ -311,17 +311,17 @@ def test_a_slow_archive_does_not_make_the_claims_behind_run_out(
 ) -> None:
     uids = [f"2.25.{number}" for number in range(1, 7)]
     desk.settle(*uids)
-    slow = desk.queue(archive, delivery_timeout_s=0.5)
+    slow = desk.queue(archive, delivery_timeout_s=1.5)
     send = slow._sender.send
 
     def slowly(path: Path) -> Any:
-        time.sleep(0.4)
+        time.sleep(0.9)
         return send(path)
 
     slow._sender.send = slowly  # type: ignore[method-assign]
     desk.deliver(slow)
     eventually(lambda: len(archive.uids) == 1)
-    desk.deliver(desk.queue(archive))  # 6 sends take 2.4 s, a claim lasts 1.5 s
+    desk.deliver(desk.queue(archive))  # 6 sends take 5.4 s, a claim lasts 4.5 s
     eventually(lambda: desk.states() == ["delivered"] * len(uids))
     assert sorted(archive.uids) == sorted(uids)
 
