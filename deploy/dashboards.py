@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploy.dashboard_panels import Dashboard, Panel, dashboards
+from deploy.generated import write_or_check
 
 TARGET: Final = Path(__file__).parent / "grafana"
 SCHEMA_VERSION: Final = 39
@@ -138,27 +138,16 @@ def _options(panel: Panel) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the dashboards, or with ``--check`` see whether they are what the code says; 1 where they are not."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.dashboards", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the files are what the code says")
-    arguments = parser.parse_args(argv)
     try:
-        documents = {f"{dashboard.name}.json": render(dashboard) for dashboard in dashboards()}
+        return write_or_check(
+            lambda: {TARGET / f"{dashboard.name}.json": render(dashboard) for dashboard in dashboards()},
+            "deploy.dashboards",
+            __doc__,
+            argv,
+        )
     except LookupError as error:
         print(f"{error.args[0]}: change deploy/dashboard_panels.py", file=sys.stderr)
         return 1
-    status = 0
-    for name, document in documents.items():
-        target = TARGET / name
-        if not arguments.check:
-            TARGET.mkdir(exist_ok=True)
-            target.write_text(document, encoding="utf-8")
-            print(f"wrote {name}")
-        elif not target.exists() or target.read_text(encoding="utf-8") != document:
-            print(f"{name} is out of date: run python -m deploy.dashboards")
-            status = 1
-        else:
-            print(f"{name} is up to date")
-    return status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every pynetdicom association that we request needs: no delayed packets, no stolen answers."""
+"""What every pynetdicom association that we request needs: who we are, no delayed packets, no stolen answers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ import socket
 from contextlib import suppress
 from typing import Any, Final
 
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 
+from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
 _QUICK_ACKNOWLEDGE: Final = getattr(socket, "TCP_QUICKACK", None)  # Linux
+
+
+LONGEST_CONNECT_S: Final = 10.0
+"""Wait for a TCP connection, where the other waits are longer."""
+
+
+def requesting_entity(ae_title: str, timeout_s: float) -> AE:
+    """Give an application entity that calls others; it proposes nothing yet.
+
+    Args:
+        ae_title: by which we call.
+        timeout_s: of every wait for the peer but that for the connection.
+    """
+    entity = AE(ae_title=ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = min(timeout_s, LONGEST_CONNECT_S)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout_s
+    return entity
 
 
 def without_delay() -> list[Any]:

@@ -24,6 +24,7 @@ from models.records.outputs import Delivery, DeliveryState, Output
 from models.requests import QUEUE_NAMES
 from models.spool import Spool
 from models.spool_archive import SpoolArchive
+from worker.output_records import record_deliveries
 from worker.settings import Recipient
 from worker.settlement import forget_outcome
 
@@ -209,16 +210,7 @@ def add_missing_deliveries(session: Session, outputs: Select[int], recipient: Re
     if recipient.not_analysed:
         wanted |= answers_nothing
     for output_id in session.scalars(outputs.where(Output.id.not_in(known), wanted)).all():
-        session.add(
-            Delivery(
-                output_id=output_id,
-                destination=recipient.name,
-                state=DeliveryState.PENDING,
-                attempts=0,
-                requested_at=utc_now(),
-                next_attempt_at=utc_now(),
-            )
-        )
+        record_deliveries(session, output_id, [recipient.name])
     session.flush()
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.commitment_reports import CommitmentReport, report_from
 from models.errors import Reason
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from models.requestor import keep_answers, without_delay
+from models.requestor import keep_answers, requesting_entity, without_delay
 from models.telemetry import get_logger
 from worker.commitment_records import Asked, CommitmentRecords
 from worker.metrics import DeliveryMetrics
@@ -84,12 +84,8 @@ class Asker:
         self._destination = destination
         self._wait_s = settings.commitment_wait_s
         timeout_s = settings.delivery_timeout_s
-        self._ae = AE(ae_title=destination.calling_ae_title or calling_ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._ae = requesting_entity(destination.calling_ae_title or calling_ae_title, timeout_s)
         self._ae.add_requested_context(PUSH_MODEL, list(TRANSFER_SYNTAXES))
-        self._ae.connection_timeout = min(timeout_s, 10.0)
-        self._ae.acse_timeout = self._ae.dimse_timeout = timeout_s
         self._ae.network_timeout = timeout_s + self._wait_s
         self._tls = tls_arguments(destination, f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name}")
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT_FIND,
 )
 
 from models.errors import Reason, Transient
-from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from models.requestor import keep_answers, without_delay
+from models.requestor import keep_answers, requesting_entity, without_delay
 from worker.sender import tls_arguments
 from worker.settings import Destination
 
@@ -32,11 +31,7 @@ class PacsQuery:
         """
         self.name = destination.name
         self._destination = destination
-        self._ae = AE(ae_title=destination.calling_ae_title or calling_ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._ae.connection_timeout = min(timeout_s, 10.0)
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
+        self._ae = requesting_entity(destination.calling_ae_title or calling_ae_title, timeout_s)
         self._tls = tls_arguments(destination, f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name}")
         self._association: Association | None = None
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
@@ -21,9 +21,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from models.errors import Reason, Transient, Unprocessable
-from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from models.pixels.syntaxes import DECODABLE_TRANSFER_SYNTAXES
-from models.requestor import keep_answers, without_delay
+from models.requestor import keep_answers, requesting_entity, without_delay
 from models.telemetry import get_logger
 from worker.backfill_selection import Candidate
 from worker.sender import tls_arguments
@@ -52,11 +51,7 @@ class Retriever:
             ConfigurationError: the TLS files cannot be read.
         """
         self._source = source
-        self._ae = AE(ae_title=source.calling_ae_title or calling_ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._ae.connection_timeout = min(timeout_s, 10.0)
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
+        self._ae = requesting_entity(source.calling_ae_title or calling_ae_title, timeout_s)
         self._tls = tls_arguments(source, "RADSTREAM_WORKER_BACKFILL_SOURCE: its TLS files")
         storage = _storage_contexts(candidates)
         self._contexts = [build_context(STUDY_ROOT_GET), *storage]

@@ -18,12 +18,10 @@ from pydicom.uid import (
     ParametricMapStorage,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE
 from pynetdicom.association import Association
 
 from models.errors import ConfigurationError, Reason
-from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from models.requestor import keep_answers, without_delay
+from models.requestor import keep_answers, requesting_entity, without_delay
 from models.telemetry import get_logger
 from worker.settings import Destination, RemoteEntity
 
@@ -95,13 +93,9 @@ class Sender:
         """
         self.name = destination.name
         self._destination = destination
-        self._ae = AE(ae_title=destination.calling_ae_title or calling_ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._ae = requesting_entity(destination.calling_ae_title or calling_ae_title, timeout_s)
         for storage_class in OUTPUT_STORAGE_CLASSES:
             self._ae.add_requested_context(storage_class, list(OUTPUT_TRANSFER_SYNTAXES))
-        self._ae.connection_timeout = min(timeout_s, 10.0)
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
         self._tls = tls_arguments(destination, f"RADSTREAM_WORKER_DESTINATIONS: TLS files of {destination.name}")
         self._association: Association | None = None
         self._used_at = 0.0

@@ -168,7 +168,7 @@ class Settlement:
             self._write_result(session, row, result, outcome.inferred_at or now)
         recipients = [to.name for to in self._destinations if to.not_analysed]
         for made in outcome.reports:
-            record_output(session, row.id, None, made, recipients)
+            record_output(session, made, recipients, instance_id=row.id)
         session.flush()
         return outcome.state
 
@@ -227,7 +227,7 @@ class Settlement:
         session.add_all(rows_of(result.finding, inference.id))
         for made in result.outputs:
             recipients = [to.name for to in self._destinations if made.kind in to.outputs]
-            record_output(session, row.id, version_id, made, recipients)
+            record_output(session, made, recipients, instance_id=row.id, version_id=version_id)
 
 
 @singledispatch

@@ -24,13 +24,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from models.errors import Reason
-from models.records.base import insert_ignoring, utc_now
+from models.records.base import utc_now
 from models.records.dicom import Instance, InstanceState, Series, Study
-from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
+from models.records.outputs import Output, OutputKind
 from models.records.summaries import StudySummary, SummaryState
 from models.telemetry import get_logger
 from worker.metrics import DeliveryMetrics
+from worker.output_records import record_output
 from worker.outputs.files import WrittenOutput
+from worker.rendering import MadeOutput
 from worker.settings import Recipient, WorkerSettings
 from worker.study_summary import Reference, StudyFacts, read_study
 from worker.summary_source import SummarySource
@@ -237,7 +239,8 @@ class SummaryQueue:
             row.reason = None if written or not task.facts.instances else Reason.SOURCE_NOT_KEPT.value
             if written is None:
                 return SummaryState.SKIPPED.value
-            return "made" if _record(session, task.study.id, written, self._recipients) else "known"
+            made = MadeOutput(OutputKind.STUDY_SUMMARY, written)
+            return "made" if record_output(session, made, self._recipients, study_id=task.study.id) else "known"
 
     def _put_off(self, task: _Task, error: Exception) -> None:
         reason = Reason.OUT_OF_SPACE if isinstance(error, OSError) else Reason.INTERNAL_ERROR
@@ -256,35 +259,3 @@ class SummaryQueue:
             attempts=task.attempts + 1,
             exc_info=error,
         )
-
-
-def _record(session: Session, study_id: int, written: WrittenOutput, recipients: Sequence[str]) -> bool:
-    """Write an output and its deliveries; False where it is known already, and so is on its way or there."""
-    now = utc_now()
-    output_id = session.scalar(
-        insert_ignoring(session, Output)
-        .values(
-            study_id=study_id,
-            kind=OutputKind.STUDY_SUMMARY,
-            sop_class_uid=written.sop_class_uid,
-            sop_instance_uid=written.sop_instance_uid,
-            series_instance_uid=written.series_instance_uid,
-            file_name=written.file_name,
-            created_at=now,
-        )
-        .returning(Output.id)
-    )
-    if output_id is None:
-        return False
-    session.add_all(
-        Delivery(
-            output_id=output_id,
-            destination=name,
-            state=DeliveryState.PENDING,
-            attempts=0,
-            requested_at=now,
-            next_attempt_at=now,
-        )
-        for name in recipients
-    )
-    return True

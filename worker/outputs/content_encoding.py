@@ -36,6 +36,18 @@ def encoded_sequence(keyword: str, items: Iterable[Dataset]) -> RawDataElement:
     return RawDataElement(Tag(keyword), "SQ", len(value), value, 0, False, True)
 
 
+def move_content(root: Dataset, dataset: Dataset) -> None:
+    """Move the root of a content tree into the dataset of its document; the tree below it is encoded.
+
+    Raises:
+        ValueError: as `encoded_sequence`.
+    """
+    content = encoded_sequence("ContentSequence", root.ContentSequence)
+    del root.ContentSequence
+    dataset.update(root)
+    dataset[content.tag] = content
+
+
 def _items(items: Iterable[Dataset], known: dict[int, bytes]) -> bytes:
     encoded = []
     for item in items:

@@ -32,7 +32,7 @@ from worker.outputs import common_modules as common
 from worker.outputs import report_codes as codes
 from worker.outputs import uids
 from worker.outputs.common_modules import Order, OutputOrder
-from worker.outputs.content_encoding import encoded_sequence
+from worker.outputs.content_encoding import move_content
 from worker.outputs.files import WrittenOutput, write_output
 from worker.outputs.report_groups import Group, GroupMaker
 from worker.outputs.structured_report_findings import groups_of
@@ -93,11 +93,7 @@ def build_report(
     dataset.ReferencedPerformedProcedureStepSequence = []  # type 2, C.17.1
     common.describe_device(dataset, order)
     _add_document(dataset, order, overlays, now)
-    root = _content(order, groups, words, overlays)
-    content = encoded_sequence("ContentSequence", root.ContentSequence)
-    del root.ContentSequence
-    dataset.update(root)
-    dataset[content.tag] = content
+    move_content(_content(order, groups, words, overlays), dataset)
     common.add_sop_common(dataset, order, KIND, Comprehensive3DSRStorage, now)
     dataset.CodingSchemeIdentificationSequence = [codes.scheme_identification()]
     return dataset

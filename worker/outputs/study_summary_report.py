@@ -33,7 +33,7 @@ from worker.outputs import common_modules as common
 from worker.outputs import report_codes as codes
 from worker.outputs import summary_codes, uids
 from worker.outputs.common_modules import Author
-from worker.outputs.content_encoding import encoded_sequence
+from worker.outputs.content_encoding import move_content
 from worker.outputs.files import WrittenOutput, write_output
 from worker.outputs.structured_report import comment, observer, series_reference
 from worker.outputs.summary_groups import groups_of, is_image, named_instances
@@ -106,11 +106,7 @@ def build_study_summary(order: SummaryOrder, now: datetime | None = None) -> Dat
     dataset.ReferencedPerformedProcedureStepSequence = []  # type 2, C.17.1
     common.describe_device(dataset, order)
     _add_document(dataset, order, now)
-    root = _content(order)
-    content = encoded_sequence("ContentSequence", root.ContentSequence)
-    del root.ContentSequence
-    dataset.update(root)
-    dataset[content.tag] = content
+    move_content(_content(order), dataset)
     common.add_sop_common(dataset, order, KIND, Comprehensive3DSRStorage, now)
     dataset.CodingSchemeIdentificationSequence = [codes.scheme_identification()]
     return dataset
