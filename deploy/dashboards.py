@@ -113,6 +113,7 @@ def _defaults(panel: Panel) -> dict[str, Any]:
     if not steps or steps[0]["value"] is not None:
         steps.insert(0, {"color": "green", "value": None})
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+    defaults["noValue"] = panel.nothing
     if panel.unit != "bool_yes_no":
         defaults["min"] = 0
     if panel.kind == "timeseries":
@@ -122,6 +123,7 @@ def _defaults(panel: Panel) -> dict[str, Any]:
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
             "thresholdsStyle": {"mode": "line" if panel.thresholds else "off"},
             "spanNulls": False,
+            **({"axisSoftMax": panel.reaches} if panel.reaches is not None else {}),
         }
     return defaults
 
@@ -129,7 +131,10 @@ def _defaults(panel: Panel) -> dict[str, Any]:
 def _options(panel: Panel) -> dict[str, Any]:
     reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
     if panel.kind == "timeseries":
-        legend = {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": ["lastNotNull", "max"]}
+        # The largest first: of a dozen series a panel has room for the names of five.
+        order = {"sortBy": "Max", "sortDesc": True} if len(panel.queries) == 1 else {}
+        calculated = {"showLegend": True, "calcs": ["lastNotNull", "max"], **order}
+        legend = {"displayMode": "table", "placement": "bottom", **calculated}
         return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     if panel.kind == "bargauge":
         return {"reduceOptions": reduce, "orientation": "horizontal", "displayMode": "basic"}

@@ -58,7 +58,7 @@ def _scp() -> CollectorRegistry:
     unused = cast(Any, None)
     CommitmentReporter(unused, unused, "RADSTREAM", ScpSettings.model_construct(), registry)
     spool = cast(Any, SimpleNamespace(free_bytes=lambda: 0))
-    sweeper = cast(Any, SimpleNamespace(sweeps=0, swept=0, oldest_age_s=lambda: 0.0))
+    sweeper = cast(Any, SimpleNamespace(sweeps=0, swept=0, oldest_age_s=lambda: 0.0, spool_up=True))
     registry.register(SharedMetrics(Scoreboard(1), spool, sweeper))
     return registry
 

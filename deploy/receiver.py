@@ -16,8 +16,9 @@ from deploy.launcher import free_port
 class Receiver:
     """Stores every object under its SOP Instance UID, and counts how often each came."""
 
-    def __init__(self, directory: Path, port: int = 0, ae_title: str = "ARCHIVE") -> None:
+    def __init__(self, directory: Path, port: int = 0, ae_title: str = "ARCHIVE", *, host: str = "127.0.0.1") -> None:
         self.directory = directory
+        self.host = host
         self.port = port or free_port()
         self.ae_title = ae_title
         self.counts: dict[str, int] = {}
@@ -26,11 +27,11 @@ class Receiver:
         directory.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
-        """Begin to listen on 127.0.0.1."""
+        """Begin to listen."""
         entity = AE(ae_title=self.ae_title)
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(str(context.abstract_syntax), [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        address = ("127.0.0.1", self.port)
+        address = (self.host, self.port)
         self._server = entity.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
 
     def stop(self) -> None:

@@ -112,13 +112,15 @@ and send radiographs to it by C-STORE, for example with DCMTK:
 
 Outputs go to: {back or 'nowhere yet; start with ARGS="--archive HOST:PORT:AE_TITLE"'}
 
-In another shell, to see what is where and what was found:
+In another shell, to see whether all is well, what is where, and what was found:
 
 {environment}
+    .venv/bin/python -m worker doctor --scp 127.0.0.1:{feed.port} --phantom
     .venv/bin/python -m worker status
     .venv/bin/python -m worker results
     .venv/bin/python -m worker trace ACCESSION_NUMBER
 
+Status:  http://127.0.0.1:{feed.worker_telemetry_port}/ in a browser
 Metrics: http://127.0.0.1:{feed.scp_telemetry_port}/metrics (SCP)
          http://127.0.0.1:{feed.worker_telemetry_port}/metrics (worker)
 Logs:    {feed.logs}

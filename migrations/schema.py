@@ -1,21 +1,81 @@
-"""The level of the database's schema: bring it to the newest, or say what is missing."""
+"""The level of the database's schema: bring it to the newest, or say what is missing.
+
+Each migration declares its kind. An *expand* only adds, so that code before it goes on beside it; after a *contract*,
+code older than `oldest_code` must not. `migrations.compatibility` is what processes ask.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Engine
 
+SCRIPTS: Final = Path(__file__).parent
 
-def alembic_config() -> Config:
+
+class Kind(StrEnum):
+    """What a migration means to code that is older than it."""
+
+    EXPAND = "expand"
+    CONTRACT = "contract"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a migration says of itself.
+
+    Attributes:
+        oldest_code: the oldest revision whose code may use the database afterwards; None for an expand.
+        oldest_release: the first release that has it.
+        title: the first line of its docstring.
+    """
+
+    revision: str
+    kind: Kind
+    oldest_code: str | None
+    oldest_release: str | None
+    title: str
+
+
+def alembic_config(scripts: Path | None = None) -> Config:
     """Alembic's configuration, the same from a checkout and from an installed package."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(scripts or SCRIPTS))
     return config
+
+
+def declarations(script: ScriptDirectory) -> list[Declaration]:
+    """Give what all migrations declare, the first one first.
+
+    Raises:
+        ValueError: one declares no kind, or a contract does not say whose code may go on.
+    """
+    return [_declaration(each) for each in reversed(list(script.walk_revisions()))]
+
+
+def _declaration(script: Script) -> Declaration:
+    declared, oldest, release = (
+        getattr(script.module, name, None) for name in ("kind", "oldest_code", "oldest_release")
+    )
+    if declared not in set(Kind):
+        raise ValueError(f"migration {script.revision}: declares no kind, expand or contract")
+    if (declared == Kind.CONTRACT) != (oldest is not None and release is not None):
+        raise ValueError(f"migration {script.revision}: oldest_code and oldest_release belong to a contract, and only")
+    title = (script.doc or "").splitlines()[0] if script.doc else ""
+    return Declaration(script.revision, Kind(declared), oldest, release, title)
+
+
+def known_revisions() -> list[str]:
+    """The revisions that this code knows, the first one first."""
+    script = ScriptDirectory.from_config(alembic_config())
+    return [each.revision for each in reversed(list(script.walk_revisions()))]
 
 
 def newest_revision() -> str | None:
@@ -25,12 +85,25 @@ def newest_revision() -> str | None:
 
 def current_revision(engine: Engine) -> str | None:
     """The revision of the database; None when it is empty."""
-    with engine.connect() as connection:
+    with engine.connect().execution_options(read_only=True) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def pending(engine: Engine) -> list[Declaration]:
+    """What `migrate` would run, in its order; nothing for a database that is newer than this code."""
+    known, at = declarations(ScriptDirectory.from_config(alembic_config())), current_revision(engine)
+    names = [each.revision for each in known]
+    if at is not None and at not in names:
+        return []
+    return known[names.index(at) + 1 if at is not None else 0 :]
+
+
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Upgrade the database; a newest one is left alone."""
+    """Upgrade the database; a newest one is left alone.
+
+    Raises:
+        Transient: another one is at it, or a table is in use for longer than a feed should wait.
+    """
     config = alembic_config()
     with engine.connect() as connection:
         config.attributes["connection"] = connection

@@ -1,8 +1,8 @@
 """Storage commitment reports on our outputs, on their way from the SCP, whose port they may come to, to the deliverer.
 
 An archive reports on a new association to the address that it knows us by (PS3.4 J.3.3), which is mostly that of the
-SCP; the deliverer asked. Between them lies a directory beside the spool, so that a report which was answered is not
-lost, whichever of the two is down.
+SCP; the deliverer asked. Between them lies a directory beside the spool, or in the bucket that holds it, so that a
+report which was answered is not lost, whichever of the two is down and on whatever host it is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from pydicom.dataset import Dataset
 
-from models.spool import is_valid_uid
+from models.object_store import ObjectStore
+from models.settings import Settings
+from models.spool_places import is_valid_uid
 from models.store.durable import write_whole
 
 DIRECTORY = "commitment_reports"
@@ -66,7 +68,13 @@ def _uid(item: Dataset) -> str:
 
 
 class ReportFolder:
-    """Reports that were answered and not yet recorded."""
+    """Reports that were answered and not yet recorded.
+
+    Attributes:
+        poll_s: how often to look for new ones.
+    """
+
+    poll_s: Final = 0.2
 
     def __init__(self, spool_root: Path) -> None:
         self._root = spool_root / DIRECTORY
@@ -85,25 +93,81 @@ class ReportFolder:
         Raises:
             OSError: the disk is full or failing.
         """
-        text = json.dumps(
-            {"transaction_uid": report.transaction_uid, "committed": report.committed, "failed": report.failed}
-        )
-        write_whole(self._root / f"{secrets.token_hex(16)}.json", text.encode("ascii"))
+        write_whole(self._root / _fresh_name(), _encode(report))
 
-    def waiting(self) -> Iterator[tuple[Path, CommitmentReport | None]]:
-        """List the reports with the files that hold them, to be removed when recorded; None for what is not one."""
+    def waiting(self) -> Iterator[tuple[str, CommitmentReport | None]]:
+        """List the reports with the names to `discard` when they are recorded; None for what is not one."""
         try:
             paths = sorted(self._root.glob("*.json"))
         except OSError:
             return
         for path in paths:
-            yield path, _read(path)
+            try:
+                content = path.read_bytes()
+            except OSError:
+                content = b""
+            yield path.name, _decode(content)
+
+    def discard(self, name: str) -> None:
+        """Remove what is recorded."""
+        (self._root / name).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> CommitmentReport | None:
+class ReportObjects:
+    """Reports in a bucket; has the methods of `ReportFolder`, and raises `ObjectStoreUnavailable`, an `OSError`."""
+
+    poll_s: Final = 2.0
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def prepare(self) -> None:
+        """Nothing: a bucket has no directories."""
+
+    def put(self, report: CommitmentReport) -> None:
+        """Keep a report; it is in the bucket when this returns."""
+        self._store.put_bytes(f"{DIRECTORY}/{_fresh_name()}", _encode(report))
+
+    def waiting(self) -> Iterator[tuple[str, CommitmentReport | None]]:
+        """List the reports with the names to `discard` when they are recorded; None for what is not one."""
+        for info in list(self._store.objects(DIRECTORY)):
+            try:
+                content = self._store.get_bytes(info.key)
+            except FileNotFoundError:  # another deliverer recorded it
+                continue
+            yield info.key.rpartition("/")[2], _decode(content)
+
+    def discard(self, name: str) -> None:
+        """Remove what is recorded."""
+        self._store.delete(f"{DIRECTORY}/{name}")
+
+
+Reports: TypeAlias = ReportFolder | ReportObjects
+
+
+def open_reports(settings: Settings) -> Reports:
+    """Give the place of the reports by the settings.
+
+    Raises:
+        ConfigurationError: the bucket of the settings cannot be used.
+    """
+    store = ObjectStore.of(settings)
+    return ReportFolder(settings.spool_path) if store is None else ReportObjects(store)
+
+
+def _fresh_name() -> str:
+    return f"{secrets.token_hex(16)}.json"
+
+
+def _encode(report: CommitmentReport) -> bytes:
+    told = {"transaction_uid": report.transaction_uid, "committed": report.committed, "failed": report.failed}
+    return json.dumps(told).encode("ascii")
+
+
+def _decode(content: bytes) -> CommitmentReport | None:
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        told: dict[str, Any] = json.loads(content)
         failed = tuple((str(uid), int(reason)) for uid, reason in told["failed"])
         return CommitmentReport(str(told["transaction_uid"]), tuple(map(str, told["committed"])), failed)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

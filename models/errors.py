@@ -7,6 +7,7 @@
     ├── Unprocessable           this input can never be processed: record the reason, never retry
     │   └── Skipped             nothing is wrong, but no task applies: record the reason, no finding
     └── Transient               the same input may work later: retry with back-off
+        └── ObjectStoreUnavailable  an OSError, too: whoever bears with a failing disk bears with it
 
 Messages are built from our own words, tags and numbers; they never quote a value of a dataset, because a value
 may identify a patient and messages reach logs and the database.
@@ -71,6 +72,8 @@ class Reason(StrEnum):
     """No engine of the task can be run."""
     OUT_OF_SPACE = "out_of_space"
     """A file cannot be written."""
+    OBJECT_STORE_UNAVAILABLE = "object_store_unavailable"
+    """The bucket of the spool cannot be reached, or refuses us."""
 
     # Why a delivery failed.
     DESTINATION_UNREACHABLE = "destination_unreachable"
@@ -127,3 +130,14 @@ class Skipped(Unprocessable):
 
 class Transient(_WithReason):
     """Something outside the input failed (database, Redis, disk, peer); the same input is to be tried again."""
+
+
+class ObjectStoreUnavailable(Transient, OSError):
+    """The bucket cannot be reached, or refuses us. For the spool that is what a failing disk is, hence an `OSError`."""
+
+    def __init__(self, reason: Reason = Reason.OBJECT_STORE_UNAVAILABLE, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.strerror = str(self)
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value

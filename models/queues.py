@@ -5,6 +5,7 @@ The SCP's registrar and sweeper fill them, and `python -m worker reconcile`. Wor
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
@@ -35,6 +36,12 @@ HEARTBEAT_EXPIRY: Final = timedelta(minutes=5)
 """Workers requeue the jobs of dead ones within a minute or two; the sweeper only steps in long after."""
 ENQUEUE_TRIES: Final = 10
 
+REDIS_TIMEOUT_S: Final = 5.0
+"""Longest wait for an answer: a Redis that is cut off says nothing, and whoever waits for it must go on."""
+REDIS_CONNECT_TIMEOUT_S: Final = 2.0
+_KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
+"""A connection on which one only listens (RQ's commands) asks after its peer after 5 s, and ends 9 s later."""
+
 T = TypeVar("T")
 
 RESTING: Final = frozenset({JobStatus.STARTED, JobStatus.SCHEDULED, JobStatus.DEFERRED})
@@ -58,18 +65,7 @@ class Queues:
     """
 
     def __init__(self, redis_url: str) -> None:
-        try:
-            self._redis = Redis.from_url(
-                redis_url,
-                socket_timeout=5,
-                socket_connect_timeout=2,
-                health_check_interval=30,
-                retry=Retry(NoBackoff(), 1),
-            )
-        except ValueError as error:
-            raise ConfigurationError(
-                "RADSTREAM_REDIS_URL: not a Redis URL; use redis://HOST:PORT/DB or unix://PATH"
-            ) from error
+        self._redis = open_redis(redis_url)
         self._queues = {
             lane: Queue(lane.value, connection=self._redis, serializer=JSONSerializer, default_timeout=JOB_TIMEOUT_S)
             for lane in Lane
@@ -163,6 +159,29 @@ class Queues:
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+
+
+def open_redis(redis_url: str) -> Redis:
+    """Make a client that fails soon, so that its callers decide how to wait; nothing connects yet.
+
+    Raises:
+        ConfigurationError: the URL is not one.
+    """
+    # A path has no TCP, and its connection refuses what is set for TCP.
+    tcp = {} if redis_url.startswith("unix:") else {"socket_keepalive": True, "socket_keepalive_options": _KEEPALIVE}
+    try:
+        return Redis.from_url(
+            redis_url,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_CONNECT_TIMEOUT_S,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 1),
+            **tcp,
+        )
+    except ValueError as error:
+        raise ConfigurationError(
+            "RADSTREAM_REDIS_URL: not a Redis URL; use redis://HOST:PORT/DB or unix://PATH"
+        ) from error
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -1,6 +1,8 @@
 """Settings that several processes read, and the one way in which any process loads its settings.
 
-Values come from, strongest first: environment variables, the TOML file named by ``RADSTREAM_CONFIG``, defaults.
+Values come from, strongest first: environment variables, the secret files in the directory ``RADSTREAM_SECRETS_DIR``
+(one value each, named as the variable in either case: ``radstream_database_url``), the TOML file named by
+``RADSTREAM_CONFIG``, defaults.
 Shared settings have the prefix ``RADSTREAM_`` (top level of the file), the SCP's ``RADSTREAM_SCP_`` (table
 ``[scp]``), the worker's ``RADSTREAM_WORKER_`` (``[worker]``). A name that nobody knows is an error, not silence.
 """
@@ -14,14 +16,27 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from models.errors import ConfigurationError
 
 CONFIG_VARIABLE = "RADSTREAM_CONFIG"
-PROCESS_PREFIXES = ("RADSTREAM_SCP_", "RADSTREAM_WORKER_", "RADSTREAM_TRAINING_", "RADSTREAM_CSI_TRAINING_")
-PROCESS_TABLES = frozenset({"scp", "worker", "training", "csi_training"})
+SECRETS_VARIABLE = "RADSTREAM_SECRETS_DIR"
+PROCESS_PREFIXES = (
+    "RADSTREAM_SCP_",
+    "RADSTREAM_WORKER_",
+    "RADSTREAM_TRAINING_",
+    "RADSTREAM_CSI_TRAINING_",
+    "RADSTREAM_AUDIT_",
+)
+PROCESS_TABLES = frozenset({"scp", "worker", "training", "csi_training", "audit"})
 
 
 def check_ae_title(title: str) -> str:
@@ -100,8 +115,9 @@ class FileSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the TOML table below the environment."""
-        return init_settings, env_settings, _TableSource(cls)
+        """Put the secret files below the environment, and the TOML table below them."""
+        secrets = SecretsSettingsSource(settings_cls, secrets_dir=os.environ.get(SECRETS_VARIABLE) or None)
+        return init_settings, env_settings, secrets, _TableSource(cls)
 
 
 class Settings(FileSettings):
@@ -118,6 +134,24 @@ class Settings(FileSettings):
         100, gt=0, description="Most that is kept of them, 10^9 bytes; the oldest go first."
     )
     outbox_dir: Path | None = Field(None, description="Outputs waiting for delivery; default <data_dir>/outbox.")
+    object_store: str | None = Field(
+        None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?$",
+        description="Bucket, s3://bucket/prefix, that holds spool and outbox for every host; unset, local directories.",
+    )
+    object_store_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^/\s]+/?$", description="http(s)://host:port of its S3 API; unset, AWS."
+    )
+    object_store_region: str = Field("us-east-1", description="Region of the bucket.")
+    object_store_access_key_id: str | None = Field(
+        None, description="Access key of the bucket; unset, the credentials that the cloud gives to the host."
+    )
+    object_store_secret_access_key: SecretStr | None = Field(None, description="Secret key to it.")
+    object_store_cache_gb: float = Field(
+        2.0,
+        ge=0.05,
+        description="Most that one host keeps of its objects under spool_dir and outbox_dir, each, 10^9 bytes.",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="SQLAlchemy URL; default SQLite in <data_dir>. PostgreSQL: postgresql+psycopg://user:pass@host/db",
@@ -137,6 +171,16 @@ class Settings(FileSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+
+    @model_validator(mode="after")
+    def _object_store_is_whole(self) -> Settings:
+        if (self.object_store_access_key_id is None) != (self.object_store_secret_access_key is None):
+            raise ValueError("set RADSTREAM_OBJECT_STORE_ACCESS_KEY_ID and _SECRET_ACCESS_KEY both, or none of them")
+        if self.object_store_endpoint is not None and self.object_store is None:
+            raise ValueError(
+                "RADSTREAM_OBJECT_STORE_ENDPOINT is set, and RADSTREAM_OBJECT_STORE=s3://bucket/prefix is not"
+            )
+        return self
 
     @property
     def spool_path(self) -> Path:
@@ -178,9 +222,9 @@ def load(settings_class: type[S], **overrides: Any) -> S:
 
 
 def _refuse_unknown_variables(settings_class: type[FileSettings], prefix: str) -> None:
-    known = {prefix + name.upper() for name in settings_class.model_fields} | {CONFIG_VARIABLE}
+    known = {prefix + name.upper() for name in settings_class.model_fields} | {CONFIG_VARIABLE, SECRETS_VARIABLE}
     other_prefixes = tuple(other for other in PROCESS_PREFIXES if other != prefix)
-    for variable in sorted(os.environ):
+    for variable in sorted([*os.environ, *_secret_names()]):
         if not variable.startswith(prefix) or variable.startswith(other_prefixes) or variable in known:
             continue
         # Compared without the prefix, which would make any two names alike.
@@ -188,6 +232,26 @@ def _refuse_unknown_variables(settings_class: type[FileSettings], prefix: str) -
         near = difflib.get_close_matches(variable.removeprefix(prefix), bare, n=1)
         hint = f"; did you mean {bare[near[0]]}?" if near else ""
         raise ConfigurationError(f"{variable}: no such setting{hint}")
+
+
+def _secret_names() -> list[str]:
+    """Give the secret files as names of variables.
+
+    Raises:
+        ConfigurationError: the directory or a file in it cannot be read.
+    """
+    directory = os.environ.get(SECRETS_VARIABLE)
+    if not directory:
+        return []
+    try:
+        files = [path for path in Path(directory).iterdir() if path.name.upper().startswith("RADSTREAM_")]
+        for path in files:
+            path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{SECRETS_VARIABLE}: cannot read {error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{SECRETS_VARIABLE}: {path} is not UTF-8") from None
+    return [path.name.upper() for path in files]
 
 
 def _one_line(error: ValidationError, prefix: str, settings_class: type[FileSettings]) -> str:

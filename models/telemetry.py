@@ -1,4 +1,4 @@
-"""Structured logs without patient data, and the HTTP port with ``/metrics``, ``/healthz`` and ``/readyz``.
+"""Structured logs without patient data, and the HTTP port with ``/metrics``, ``/healthz``, ``/readyz`` and pages.
 
 Two rules keep patients out of the logs. Exceptions are logged as type and place, never with their message, which may
 quote a dataset. Records of other libraries are logged as logger name and place, never with their text, for the same
@@ -13,7 +13,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -30,6 +31,15 @@ TRUSTED_LOGGERS: Final = ("radstream", "alembic.runtime.migration")
 
 Check = Callable[[], str | None]
 """A readiness check: None when ready, else a reason code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a path answers with, and headers beside those that every answer has."""
+
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -115,6 +125,14 @@ class _ForeignHandler(logging.Handler):
         log.log(min(record.levelno, logging.ERROR), "library_message", **keys)
 
 
+GUARDS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Headers of every answer: nobody keeps it, takes it for another type, or draws it into a page of another site."""
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -124,35 +142,59 @@ class _Server(ThreadingHTTPServer):
 
 
 class TelemetryServer:
-    """Serves metrics and health in a thread of its own.
+    """Serves metrics, health and pages in a thread of its own; everything is read only.
 
     ``/healthz`` answers 200 while the process lives; ``/readyz`` answers 200 when every check passes, else 503, and
-    names the failing checks with their reason codes.
+    names the failing checks with their reason codes. `pages` are further paths, whatever their query.
     """
 
-    def __init__(self, address: str, port: int, registry: CollectorRegistry, checks: dict[str, Check]) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        registry: CollectorRegistry,
+        checks: dict[str, Check],
+        pages: Mapping[str, Callable[[], Page]] | None = None,
+    ) -> None:
+        further = dict(pages or {})
+
         class Handler(BaseHTTPRequestHandler):
             timeout = 30  # seconds for a client to say what it wants
 
+            def version_string(self) -> str:
+                return "radstream"  # not which Python
+
             def do_GET(self) -> None:
-                if self.path == "/metrics":
-                    self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
-                elif self.path == "/healthz":
-                    self._answer(HTTPStatus.OK, "application/json", b'{"alive": true}')
-                elif self.path == "/readyz":
+                path = self.path.partition("?")[0]
+                if path == "/metrics":
+                    self._answer(HTTPStatus.OK, Page(CONTENT_TYPE_LATEST, generate_latest(registry)))
+                elif path == "/healthz":
+                    self._answer(HTTPStatus.OK, Page("application/json", b'{"alive": true}'))
+                elif path == "/readyz":
                     failing = {name: reason for name, check in checks.items() if (reason := check()) is not None}
                     status = HTTPStatus.SERVICE_UNAVAILABLE if failing else HTTPStatus.OK
                     body = json.dumps({"ready": not failing, "failing": failing}).encode()
-                    self._answer(status, "application/json", body)
+                    self._answer(status, Page("application/json", body))
+                elif path in further:
+                    self._answer(HTTPStatus.OK, further[path]())
                 else:
-                    self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics /healthz /readyz\n")
+                    self._answer(HTTPStatus.NOT_FOUND, Page("text/plain", b"/metrics /healthz /readyz\n"))
 
-            def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+            do_HEAD = do_GET
+
+            def _refuse(self) -> None:
+                self._answer(HTTPStatus.METHOD_NOT_ALLOWED, Page("text/plain", b"GET, HEAD\n", {"Allow": "GET, HEAD"}))
+
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse
+
+            def _answer(self, status: HTTPStatus, page: Page) -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
+                own = {"Content-Type": page.content_type, "Content-Length": str(len(page.body))}
+                for name, value in {**own, **GUARDS, **page.headers}.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(page.body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Scrapes are not events."""

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from textwrap import dedent, fill
 
+from models.audit.settings import AuditSettings
 from models.errors import ConfigurationError
 from models.settings import Settings, load
 from models.telemetry import configure_logging
+from scp import doctor
 from scp.settings import ScpSettings
 from scp.supervisor import Supervisor
 
@@ -27,6 +29,7 @@ examples:
   echoscu -aec RADSTREAM 127.0.0.1 11112          ask whether it is there (DCMTK)
   storescu -aec RADSTREAM 127.0.0.1 11112 a.dcm   send a file (DCMTK)
   curl http://127.0.0.1:9108/metrics              also /healthz and /readyz
+  python -m scp doctor                            look for what is wrong, and say what to do
 
 settings:
   Options win over environment variables, those over the [scp] table of the TOML file that RADSTREAM_CONFIG names.
@@ -36,8 +39,11 @@ settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the SCP; 0 after a stop, 2 when a setting is wrong."""
-    options = _parser().parse_args(argv)
+    """Run the SCP; 0 after a stop, 2 when a setting is wrong. Its doctor: see `scp.doctor`."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["doctor"]:
+        return doctor.main(given[1:])
+    options = _parser().parse_args(given)
     try:
         settings = load(Settings, ae_title=options.ae_title, data_dir=options.data_dir)
         scp_settings = load(
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             accept_all_storage=options.accept_all_storage,
         )
         configure_logging(settings, "scp")
-        supervisor = Supervisor(settings, scp_settings)
+        supervisor = Supervisor(settings, scp_settings, load(AuditSettings))
     except ConfigurationError as error:
         print(f"scp: {error}", file=sys.stderr)
         return 2

@@ -23,6 +23,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from models.requests import InferenceRequest
 from models.telemetry import get_logger
 from scp import commands
+from scp.audit import ScpAudit, sending_entity
 from scp.commitment_desk import REPORT_POLL_S, CommitmentDesk, CommitmentTalk
 from scp.commitment_messages import MAX_DATASET_BYTES, N_EVENT_REPORT_RSP, PUSH_MODEL, command_field
 from scp.contexts import prefer_senders_order
@@ -65,6 +66,7 @@ class Desk:
         admit: says whether an association is refused, by calling and called AE title and address.
         stored: is told of each accepted instance, after the response.
         commitment: storage commitment, asked of us and reported to us.
+        audit: is told of what was received.
         stopping_descriptor: becomes readable when the process stops.
         idle_timeout_s, dimse_timeout_s: silence allowed between and within messages.
     """
@@ -75,6 +77,7 @@ class Desk:
     admit: Callable[[str, str, str], Rejection | None]
     stored: Callable[[InferenceRequest], None]
     commitment: CommitmentDesk
+    audit: ScpAudit
     stopping_descriptor: int
     idle_timeout_s: float
     dimse_timeout_s: float
@@ -92,6 +95,7 @@ class FeedAssociation(Association):
         self.rejection: Rejection | None = None
         self.stored_count = 0
         self._commitment = CommitmentTalk(desk.commitment)
+        self._transfers = desk.audit.transfers()
         self.admitted = False
         """Whether `desk.admit` counted this association."""
         self._upper = SteppedUpperLayer(self, self._wire)
@@ -118,6 +122,7 @@ class FeedAssociation(Association):
             self.outcome = AssociationOutcome.LOST
         finally:
             self._commitment.end()
+            self._transfers.end()
         if self._upper.state == AWAITING_CLOSE:
             self._wire.drain(CLOSE_TIMEOUT_S)
             self._upper.happened(CONNECTION_CLOSED)
@@ -126,11 +131,15 @@ class FeedAssociation(Association):
             "association_ended",
             outcome=outcome.value,
             calling_ae_title=str(self.requestor.ae_title),
-            address=self.requestor.address_info.address if self.requestor.address_info else None,
+            address=self._address or None,
             stored=self.stored_count,
             seconds=round(time.monotonic() - began, 3),
         )
         return outcome
+
+    @property
+    def _address(self) -> str:
+        return self.requestor.address_info.address if self.requestor.address_info else ""
 
     def _natural_outcome(self) -> AssociationOutcome:
         if self.rejection is not None:
@@ -146,9 +155,8 @@ class FeedAssociation(Association):
         if not isinstance(request, A_ASSOCIATE):
             return
         calling = printable(str(request.calling_ae_title))
-        address = self.requestor.address_info.address if self.requestor.address_info else ""
         self.requestor.ae_title = calling
-        self.rejection = self._desk.admit(calling, str(request.called_ae_title).strip(), address)
+        self.rejection = self._desk.admit(calling, str(request.called_ae_title).strip(), self._address)
         if self.rejection is not None:
             self.acse.send_reject(*self.rejection.value)
             return
@@ -233,6 +241,12 @@ class FeedAssociation(Association):
             if stored.request is not None:
                 self.stored_count += 1
                 self._desk.stored(stored.request)
+                self._transfers.add(
+                    stored.head,
+                    stored.request.sop_class_uid,
+                    sender.transfer_syntax,
+                    sending_entity(sender.calling_ae_title, self._address),
+                )
 
     def _serve_commitment(self, context_id: int, context: PresentationContext, values: dict[int, bytes]) -> None:
         dataset = bytearray()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from models.commitment_reports import ReportFolder
+from models.commitment_reports import Reports
 from models.telemetry import get_logger
 from scp import commitment_messages as messages
 from scp.commands import MalformedCommand
@@ -41,7 +41,7 @@ class CommitmentDesk:
     """
 
     transactions: TransactionFolder | None
-    reports: ReportFolder | None
+    reports: Reports | None
     slot: Slot
 
     @property

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode, encode
 
 from models.commitment_reports import CommitmentReport, report_from
-from models.spool import is_valid_uid
+from models.spool_places import is_valid_uid
 from scp import commands
 from scp.commitment_transactions import Reference, Verdict
 

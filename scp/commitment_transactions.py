@@ -2,7 +2,8 @@
 
 They lie beside the spool, because taking one must not need the database. A transaction belongs to the association
 on which it came while that lives, which the lock of its file says: the kernel lets go of it with the association,
-and with the process, and then the report is the parent's.
+and with the process, and then the report is the parent's. They stay on the host of the SCP wherever the spool is: it
+answered, and it reports; what is lost with its disk, the asker asks for again when no report comes.
 
 ::
 

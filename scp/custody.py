@@ -6,17 +6,18 @@ once it is settled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from migrations.compatibility import SchemaMismatch
+from models.any_spool import AnySpool
 from models.errors import Unprocessable
 from models.queues import chunks
 from models.records.dicom import SETTLED_STATES, Instance
-from models.spool import Spool
 from scp.commitment_messages import FailureReason
 from scp.commitment_transactions import Reference, Verdict
 from scp.registrar import Dependency
@@ -33,10 +34,21 @@ class _Row:
 
 
 class Custody:
-    """Judges references by spool and ledger."""
+    """Judges references by spool and ledger.
 
-    def __init__(self, spool: Spool, sessions: sessionmaker[Session], database: Dependency) -> None:
+    Args:
+        check_schema: as of `scp.registrar.Registrar`.
+    """
+
+    def __init__(
+        self,
+        spool: AnySpool,
+        sessions: sessionmaker[Session],
+        database: Dependency,
+        check_schema: Callable[[], None] = lambda: None,
+    ) -> None:
         self._spool = spool
+        self._check_schema = check_schema
         self._sessions = sessions
         self._database = database
 
@@ -59,11 +71,12 @@ class Custody:
     def _in_ledger(self, uids: list[str]) -> dict[str, str] | None:
         """Give the SOP classes of the instances that are settled, or pending with their file there."""
         try:
+            self._check_schema()
             rows = self._rows(uids)
             held = {uid: row for uid, row in rows.items() if row.is_settled or row.spool_key in self._spool}
             # Between the two looks a worker may have settled one and finished its file.
             late = self._rows([uid for uid in rows if uid not in held])
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, SchemaMismatch) as error:
             self._database.down(error)
             return None
         self._database.up()

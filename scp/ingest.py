@@ -14,9 +14,11 @@ from typing import Final
 
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from models.any_spool import AnySpool
 from models.errors import Reason, Transient, Unprocessable
 from models.requests import InferenceRequest, Lane
-from models.spool import Spool, SpoolWriter, is_valid_uid
+from models.spool_places import is_valid_uid
+from models.spool_writer import SpoolWriter
 from scp.commands import StoreRequest
 from scp.scoreboard import STORED, Scoreboard, Slot
 from scp.settings import ScpSettings
@@ -43,16 +45,21 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The answer to one C-STORE; `request` is what to queue when the status is Success."""
+    """The answer to one C-STORE; `request` is what to queue when the status is Success.
+
+    Attributes:
+        head: the first bytes of the dataset that was accepted.
+    """
 
     status: StoreStatus
     request: InferenceRequest | None = None
+    head: bytes | bytearray = b""
 
 
 class Admission:
     """Whether there is room for one more instance."""
 
-    def __init__(self, spool: Spool, scoreboard: Scoreboard, settings: ScpSettings) -> None:
+    def __init__(self, spool: AnySpool, scoreboard: Scoreboard, settings: ScpSettings) -> None:
         self._spool = spool
         self._scoreboard = scoreboard
         self._min_free_bytes = settings.min_free_bytes
@@ -71,7 +78,7 @@ class Admission:
 class Ingest:
     """Stores the instances that one receiving process is sent."""
 
-    def __init__(self, spool: Spool, admission: Admission, slot: Slot, settings: ScpSettings) -> None:
+    def __init__(self, spool: AnySpool, admission: Admission, slot: Slot, settings: ScpSettings) -> None:
         self._spool = spool
         self._admission = admission
         self._slot = slot
@@ -127,7 +134,8 @@ class Ingest:
                 for pieces in dataset:
                     reception.take(pieces)
                 reception.end()
-                return Stored(StoreStatus.SUCCESS, _committed(writer, request, sender)), writer.dataset_bytes
+                accepted = _committed(writer, request, sender)
+                return Stored(StoreStatus.SUCCESS, accepted, reception.head), writer.dataset_bytes
         except (Transient, Unprocessable) as error:
             return Stored(status_of(error)), 0
 

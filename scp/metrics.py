@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from models.spool import Spool
+from models.any_spool import AnySpool
+from models.audit.trail import AuditMetrics
 from scp import scoreboard as board
 from scp.statuses import AssociationOutcome, StoreStatus
 from scp.sweeper import Sweeper
@@ -24,6 +25,7 @@ class ParentMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.redis_up = Gauge("radstream_scp_redis_up", "1 when Redis answered last.", registry=registry)
         self.database_up = Gauge("radstream_scp_database_up", "1 when the database answered last.", registry=registry)
+        self.audit = AuditMetrics(registry, "radstream_scp")
         self.registrar_lag = Histogram(
             "radstream_scp_registrar_lag_seconds",
             "From the durable file to ledger and queue.",
@@ -35,7 +37,7 @@ class ParentMetrics:
 class SharedMetrics(Collector):
     """What the receivers count on the scoreboard, and the state of spool and sweeper; read when scraped."""
 
-    def __init__(self, scoreboard: board.Scoreboard, spool: Spool, sweeper: Sweeper) -> None:
+    def __init__(self, scoreboard: board.Scoreboard, spool: AnySpool, sweeper: Sweeper) -> None:
         self._board = scoreboard
         self._spool = spool
         self._sweeper = sweeper
@@ -51,12 +53,16 @@ class SharedMetrics(Collector):
         yield _counter("bytes", "Bytes of accepted datasets.", self._board.total(board.BYTES))
         dropped = self._board.total(board.NOTICES_DROPPED)
         yield _counter("notices_dropped", "Stored instances left to the sweeper at once.", dropped)
+        lost = self._board.total(board.AUDIT_DROPPED)
+        yield _counter("receiver_audit_dropped", "Audit messages that receivers lost.", lost)
         yield _counter("sweeps", "Sweeps of the spool.", self._sweeper.sweeps)
         yield _counter("swept_instances", "Instances queued by sweeps.", self._sweeper.swept)
         open_now = self._board.total(board.ASSOCIATIONS)
         yield _gauge("open_associations", "Associations open now.", open_now)
         yield _gauge("receivers", "Receiving processes that accept.", self._board.total(board.READY))
         yield _gauge("spool_pending", "Accepted, unfinished instances.", self._board.pending())
+        spool_up = self._sweeper.spool_up
+        yield _gauge("object_store_up", "1 when the last sweep could list the bucket, or there is none.", spool_up)
         oldest = self._sweeper.oldest_age_s()
         yield _gauge("spool_oldest_seconds", "Age of the oldest accepted, unfinished instance.", oldest)
         try:

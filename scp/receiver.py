@@ -6,6 +6,7 @@ stops, gracefully, on SIGTERM and when its parent is gone.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
@@ -20,19 +21,23 @@ from typing import Any, Final
 from pynetdicom import _config
 from pynetdicom.ae import ApplicationEntity
 
-from models.commitment_reports import ReportFolder
+from models.any_spool import open_spool
+from models.audit.settings import AuditSettings
+from models.audit.trail import AuditTrail
+from models.commitment_reports import open_reports
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from models.records.identity import IdentityPolicy
 from models.requests import InferenceRequest
 from models.settings import Settings
-from models.spool import Spool
 from models.telemetry import configure_logging, get_logger
 from scp.association import Desk, FeedAssociation
+from scp.audit import ScpAudit
 from scp.commitment_desk import CommitmentDesk
 from scp.commitment_transactions import TransactionFolder
 from scp.contexts import supported_contexts
 from scp.ingest import Admission, Ingest
 from scp.notices import send_notice
-from scp.scoreboard import ASSOCIATIONS, CONNECTIONS, NOTICES_DROPPED, READY, Slot, outcome_name
+from scp.scoreboard import ASSOCIATIONS, AUDIT_DROPPED, CONNECTIONS, NOTICES_DROPPED, READY, Slot, outcome_name
 from scp.settings import ScpSettings
 from scp.statuses import AssociationOutcome, Rejection
 from scp.tls import server_context
@@ -55,6 +60,7 @@ class Equipment:
         listener: the listening socket that all receivers share.
         notices: one end of a SOCK_SEQPACKET pair; stored instances are told here, and its end is the parent's death.
         slot: this receiver's place on the scoreboard.
+        audit: where audit messages go; None: nowhere.
     """
 
     settings: Settings
@@ -62,6 +68,19 @@ class Equipment:
     listener: socket.socket
     notices: socket.socket
     slot: Slot
+    audit: AuditSettings | None = None
+
+    def open_audit(self) -> ScpAudit:
+        """Begin the audit of this process; the parent sends what it tells.
+
+        Raises:
+            ConfigurationError: it cannot be written.
+        """
+        name = multiprocessing.current_process().name
+        trail = AuditTrail(
+            self.settings, self.audit, name, on_drop=lambda: self.slot.add(AUDIT_DROPPED), delivers=False
+        )
+        return ScpAudit(trail.start(), IdentityPolicy.of(self.settings) if trail.is_on else None)
 
 
 def run(equipment: Equipment) -> None:
@@ -87,13 +106,14 @@ class Receiver:
         self._stopped = False
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
-        spool = Spool(equipment.settings.spool_path)
+        spool = open_spool(equipment.settings)
         admission = Admission(spool, self._slot.scoreboard, self._settings)
         commitment = CommitmentDesk(
             transactions=TransactionFolder(spool.root) if self._settings.commitment else None,
-            reports=ReportFolder(spool.root) if self._settings.commitment_reports else None,
+            reports=open_reports(equipment.settings) if self._settings.commitment_reports else None,
             slot=self._slot,
         )
+        self._audit = equipment.open_audit()
         self._desk = Desk(
             ae=_application_entity(equipment.settings, self._settings),
             contexts=supported_contexts(self._settings.accept_all_storage, commitment.is_offered),
@@ -101,6 +121,7 @@ class Receiver:
             admit=self._admit,
             stored=self._tell,
             commitment=commitment,
+            audit=self._audit,
             stopping_descriptor=self._stopping,
             idle_timeout_s=self._settings.idle_timeout_s,
             dimse_timeout_s=self._settings.dimse_timeout_s,
@@ -129,6 +150,7 @@ class Receiver:
         self._slot.scoreboard.put(self._slot.index, READY, 0)
         self._listener.close()
         self._drain()
+        self._audit.stop()
 
     def _accept(self) -> None:
         if self._is_busier_than_another():
@@ -179,6 +201,8 @@ class Receiver:
             if association is not None and association.admitted:
                 self._slot.add(ASSOCIATIONS, -1)
             self._slot.add(outcome_name(outcome))
+            calling = str(association.requestor.ae_title) if association is not None else ""
+            self._audit.connection_ended(outcome, str(peer[0]) if peer else "", calling)
             with self._lock:
                 self._connections.pop(threading.current_thread(), None)
 

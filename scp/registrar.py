@@ -17,12 +17,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from migrations.compatibility import SchemaMismatch
+from models.any_spool import AnySpool
 from models.errors import Reason
 from models.queues import Queues
 from models.records.ledger import DuplicatePolicy, Registration, mark_queued, register
 from models.records.sessions import is_outage
 from models.requests import InferenceRequest
-from models.spool import Spool
 from models.telemetry import get_logger
 
 BACKLOG: Final = 20_000
@@ -73,17 +74,19 @@ class Registrar:
 
     Args:
         observe_lag: is told, for each registered instance, the seconds since it was received.
+        check_schema: raises `SchemaMismatch` while our code must not use the database, which then counts as away.
     """
 
     def __init__(
         self,
-        spool: Spool,
+        spool: AnySpool,
         sessions: sessionmaker[Session],
         queues: Queues,
         policy: DuplicatePolicy,
         redis: Dependency,
         database: Dependency,
         observe_lag: Callable[[float], None],
+        check_schema: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._sessions = sessions
@@ -92,6 +95,7 @@ class Registrar:
         self._redis = redis
         self._database = database
         self._observe_lag = observe_lag
+        self._check_schema = check_schema
         self._notices: queue.Queue[InferenceRequest | None] = queue.Queue(BACKLOG)
         # The sweeper and this thread must not look and enqueue at the same time, or one instance would get two jobs.
         self._turn = threading.Lock()
@@ -126,8 +130,9 @@ class Registrar:
         """
         with self._turn:
             try:
+                self._check_schema()
                 known = self._register(requests)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, SchemaMismatch) as error:
                 self._database.down(error)
                 return None
             self._database.up()

@@ -27,6 +27,7 @@ STORE_MICROSECONDS: Final = "store_microseconds"
 NOTICES_DROPPED: Final = "notices_dropped"
 STOW_READY: Final = "stow_ready"
 COMMITMENTS_ASKED: Final = "commitments_asked"
+AUDIT_DROPPED: Final = "audit_dropped"
 
 STOW_ANSWERS: Final = (200, 202, 400, 401, 404, 405, 406, 408, 409, 413, 415, 500, 503)
 """HTTP statuses that are counted one by one."""
@@ -63,6 +64,7 @@ NAMES: Final = (
     NOTICES_DROPPED,
     STOW_READY,
     COMMITMENTS_ASKED,
+    AUDIT_DROPPED,
     *(answer_name(answer) for answer in (*STOW_ANSWERS, OTHER_ANSWER)),
     *(outcome_name(outcome) for outcome in AssociationOutcome),
     *(status_name(status) for status in StoreStatus),

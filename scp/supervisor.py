@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -22,13 +23,18 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.commitment_reports import ReportFolder
-from models.errors import ConfigurationError, Reason
+from migrations.compatibility import SchemaGate
+from migrations.presence import Presence
+from models.any_spool import open_spool, warn_of_sqlite
+from models.audit.settings import AuditSettings
+from models.audit.trail import AuditTrail
+from models.commitment_reports import open_reports
+from models.errors import ConfigurationError, ObjectStoreUnavailable, Reason
 from models.queues import Queues
+from models.records.identity import IdentityPolicy
 from models.records.sessions import open_database, session_factory
 from models.settings import Settings
-from models.spool import Spool
-from models.spool_archive import ArchiveLimits, SpoolArchive
+from models.spool_archive import ArchiveLimits
 from models.telemetry import TelemetryServer, get_logger
 from scp import receiver
 from scp.commitment_reporter import CommitmentReporter
@@ -76,11 +82,13 @@ class Supervisor:
         ConfigurationError: from the constructor, one line on what cannot be had (port, spool, certificate…).
     """
 
-    def __init__(self, settings: Settings, scp_settings: ScpSettings) -> None:
+    def __init__(self, settings: Settings, scp_settings: ScpSettings, audit: AuditSettings | None = None) -> None:
         self._settings = settings
+        self._audit_settings = audit
         self._scp_settings = scp_settings
         server_context(scp_settings)  # each receiver makes its own; here only to refuse a wrong one early
-        self._spool = Spool(settings.spool_path)
+        self._spool = open_spool(settings)
+        warn_of_sqlite(settings)
         try:
             self._spool.prepare()
         except OSError as error:
@@ -102,10 +110,17 @@ class Supervisor:
     def _wire_up(self, settings: Settings, scp_settings: ScpSettings) -> None:
         registry = CollectorRegistry()
         metrics = ParentMetrics(registry)
+        self._audit = AuditTrail(settings, self._audit_settings, "scp", metrics=metrics.audit)
+        if self._audit.is_on:
+            IdentityPolicy.of(settings)  # the receivers need it; here only to refuse a wrong key early
         redis = Dependency(metrics.redis_up, Reason.REDIS_UNAVAILABLE)
         database = Dependency(metrics.database_up, Reason.DATABASE_UNAVAILABLE)
         queues = Queues(settings.redis_url.get_secret_value())
-        sessions = session_factory(open_database(settings))
+        results = open_database(settings)
+        sessions = session_factory(results)
+        gate = SchemaGate(results)
+        # Success needs no database, so one that is not for our code is waited for like one that is away.
+        self._presence = Presence(results, "scp", leave=None)
         self._registrar = Registrar(
             self._spool,
             sessions,
@@ -114,6 +129,7 @@ class Supervisor:
             redis,
             database,
             metrics.registrar_lag.observe,
+            gate.check_now_and_then,
         )
         self._sweeper = Sweeper(
             self._spool,
@@ -124,14 +140,12 @@ class Supervisor:
             scp_settings.sweep_interval_s,
             recount_above=scp_settings.max_pending * 9 // 10,
             # Twice what makes us refuse, so that the archive gives way before anybody is refused.
-            trim_archive=partial(
-                SpoolArchive(settings.spool_path).trim, ArchiveLimits.of(settings), 2 * scp_settings.min_free_bytes
-            ),
+            trim_archive=partial(self._spool.trim_archive, ArchiveLimits.of(settings), 2 * scp_settings.min_free_bytes),
         )
-        self._reporter = self._commitment_reporter(sessions, database, registry)
+        self._reporter = self._commitment_reporter(sessions, database, gate, registry)
         self._notices = NoticeReader(self._registrar.submit)
         registry.register(SharedMetrics(self._scoreboard, self._spool, self._sweeper))
-        checks = {"receivers": self._check_receivers, "space": self._check_space}
+        checks = {"receivers": self._check_receivers, "space": self._check_space, "spool": self._check_spool}
         if scp_settings.stow_port:
             checks["stow"] = self._check_stow
         try:
@@ -145,18 +159,18 @@ class Supervisor:
             ) from error
 
     def _commitment_reporter(
-        self, sessions: sessionmaker[Session], database: Dependency, registry: CollectorRegistry
+        self, sessions: sessionmaker[Session], database: Dependency, gate: SchemaGate, registry: CollectorRegistry
     ) -> CommitmentReporter | None:
         settings = self._scp_settings
         folder = TransactionFolder(self._spool.root)
         try:
             folder.prepare()
-            ReportFolder(self._spool.root).prepare()
+            open_reports(self._settings).prepare()
         except OSError as error:
             raise ConfigurationError(f"RADSTREAM_SPOOL_DIR: cannot use {self._spool.root}: {error.strerror}") from error
         if not settings.commitment:
             return None
-        custody = Custody(self._spool, sessions, database)
+        custody = Custody(self._spool, sessions, database, gate.check_now_and_then)
         return CommitmentReporter(folder, custody, self._settings.ae_title, settings, registry)
 
     def _check_receivers(self) -> str | None:
@@ -172,6 +186,13 @@ class Supervisor:
             full = True
         return Reason.OUT_OF_SPACE.value if full or self._is_at_limit() else None
 
+    def _check_spool(self) -> str | None:
+        try:
+            self._spool.check()
+        except ObjectStoreUnavailable as error:
+            return error.reason.value
+        return None
+
     def _is_at_limit(self) -> bool:
         return self._scoreboard.pending() >= self._scp_settings.max_pending
 
@@ -181,11 +202,15 @@ class Supervisor:
         """Serve until told to stop."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        self._sweeper.count()  # the first receiver must know how full the spool is
+        with suppress(ObjectStoreUnavailable):  # receivers refuse until it is back, and the first sweep counts
+            self._sweeper.count()  # the first receiver must know how full the spool is
         self._telemetry.start()
         self._notices.start()
         self._registrar.start()
         self._sweeper.start()
+        self._presence.start()
+        self._audit.start()
+        self._audit.say_started()
         if self._reporter is not None:
             self._reporter.start()
         host, port = self._listener.getsockname()[:2]
@@ -218,7 +243,12 @@ class Supervisor:
     def _start(self, index: int, place: _Place) -> None:
         ours, theirs = notice_pair()
         equipment = receiver.Equipment(
-            self._settings, self._scp_settings, place.listener, theirs, Slot(self._scoreboard, index)
+            self._settings,
+            self._scp_settings,
+            place.listener,
+            theirs,
+            Slot(self._scoreboard, index),
+            self._audit_settings,
         )
         # Spawn, not fork: by now this process has threads, and a fork would copy their locks in any state.
         place.process = multiprocessing.get_context("spawn").Process(
@@ -273,6 +303,9 @@ class Supervisor:
         self._sweeper.stop(DRAIN_S)
         self._notices.stop(DRAIN_S)
         self._registrar.stop(DRAIN_S)
+        self._presence.stop()
+        self._audit.say_stopping()
+        self._audit.stop()
         self._telemetry.stop()
         log.info("stopped")
 

@@ -14,10 +14,10 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from models.errors import Reason, Unprocessable
+from models.any_spool import AnySpool
+from models.errors import ObjectStoreUnavailable, Reason, Unprocessable
 from models.queues import JobState, Queues, chunks
 from models.requests import InferenceRequest, job_id_for
-from models.spool import Spool
 from models.telemetry import get_logger
 from scp.registrar import Dependency, Registrar
 from scp.scoreboard import STORED, Scoreboard
@@ -49,7 +49,7 @@ class Sweeper:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: AnySpool,
         queues: Queues,
         registrar: Registrar,
         scoreboard: Scoreboard,
@@ -73,6 +73,7 @@ class Sweeper:
         self.sweeps = 0
         self.swept = 0
         self._oldest_at: float | None = None
+        self.spool_up = True
 
     def start(self) -> None:
         """Begin to sweep; the first sweep is at once."""
@@ -148,10 +149,20 @@ class Sweeper:
                 self._clean_incoming()
                 self._clean_archive()
                 self.sweep()
+                self._say_spool(None)
+            except ObjectStoreUnavailable as error:
+                self._say_spool(error)
             except Exception:
                 # A full or failing disk, or our own mistake: the next sweep tries again.
                 log.exception("sweep_failed")
             self._rest()
+
+    def _say_spool(self, error: ObjectStoreUnavailable | None) -> None:
+        if error is not None and self.spool_up:
+            log.warning("unavailable", reason=error.reason.value, exc_info=error)
+        elif error is None and not self.spool_up:
+            log.info("available_again", reason=Reason.OBJECT_STORE_UNAVAILABLE.value)
+        self.spool_up = error is None
 
     def _rest(self) -> None:
         until = time.monotonic() + self._interval_s

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -447,3 +448,24 @@ def make_request() -> Callable[..., InferenceRequest]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[Any]:
+    """A server that speaks S3; take `s3`, which is sure to answer."""
+    if importlib.util.find_spec("moto") is None:
+        _missing("moto is not installed")
+    sys.path.insert(0, str(Path(__file__).parent / "stand_ins"))
+    from s3_server import start_s3
+
+    server = start_s3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: Any) -> Iterator[Any]:
+    """A server that speaks S3, one for all tests; stopped and started at will. Each test takes a prefix of its own."""
+    yield s3_process
+    s3_process.thaw()
+    s3_process.come_back()

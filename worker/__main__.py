@@ -7,25 +7,31 @@ import sys
 from datetime import datetime
 from typing import Any
 
+from models.audit.settings import AuditSettings
 from models.errors import ConfigurationError, RadstreamError
 from models.settings import Settings, load
 from models.tasks import Task
 from models.telemetry import configure_logging
-from worker import reconcile_command, results_command, trace_command
+from worker import backup_command, migrate_command, reconcile_command, results_command, trace_command
+from worker.doctor import command as doctor_command
+from worker.retention import command as retain_command
 
 EPILOG = """\
 settings come from RADSTREAM_* and RADSTREAM_WORKER_* variables or from the TOML file named by RADSTREAM_CONFIG.
 
 examples:
   python -m worker migrate                     create or upgrade the results database
+  python -m worker backup /backups/2026-01-31  copy spool, database and outbox while the feed runs
   python -m worker run                         infer and deliver until Ctrl-C
   python -m worker status                      what is where
+  python -m worker doctor                      what is wrong, and what to do
   python -m worker trace ACCESSION             where a study is, why, and what to do
   python -m worker reconcile --mend            find what was lost between ledger, spool, queue and PACS, and mend it
   python -m worker results --since 2026-01-01 --format csv > findings.csv
   python -m worker results --view study --format parquet --output studies.parquet
   python -m worker requeue --failed            try failed instances again
   python -m worker redeliver --dead            send given-up outputs again
+  python -m worker retain                      what is old enough to go; --yes clears it away
   python -m worker shadow-report --task csi    how a version in the shadow compares
   python -m worker backfill --task csi --where 'study_date >= 2026-01-01'   what a newer version could see again
 """
@@ -45,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--name", help="name in `rq info`; default host and process id")
     deliver = commands.add_parser("deliver", help="only deliver outputs")
     deliver.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)
-    commands.add_parser("migrate", help="create or upgrade the results database")
+    migrate_command.add_arguments(commands)
+    backup_command.add_arguments(commands)
 
     status = commands.add_parser("status", help="count what is where: spool, queues, ledger, deliveries")
     _add_format(status)
@@ -82,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_backfill(commands)
     trace_command.add_arguments(commands)
     reconcile_command.add_arguments(commands)
+    retain_command.add_arguments(commands)
+    doctor_command.add_arguments(commands)
     return parser
 
 
@@ -142,55 +151,60 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
+    if arguments.command == "doctor":  # wrong settings are a finding of it
+        return doctor_command.doctor(arguments)
     from worker.settings import WorkerSettings
 
-    settings, own = load(Settings), load(WorkerSettings)
+    settings, own, audit = load(Settings), load(WorkerSettings), load(AuditSettings)
     if arguments.command == "run":
         from worker import running
 
         configure_logging(settings, "worker")
-        return running.run(settings, own, with_delivery=not arguments.no_delivery, name=arguments.name)
+        return running.run(settings, own, with_delivery=not arguments.no_delivery, name=arguments.name, audit=audit)
     if arguments.command == "deliver":
         from worker import delivering, running
 
         configure_logging(settings, "delivery")
         if arguments.parent_pid is not None:
             running.end_with_parent(arguments.parent_pid)
-        return delivering.deliver(settings, own)
+        return delivering.deliver(settings, own, audit)
     configure_logging(settings, "command")
     if arguments.command == "trace":  # works while the database is away
         return trace_command.trace(arguments, settings, own)
-    return _look_after(arguments, settings, own)
+    return _look_after(arguments, settings, own, audit)
 
 
-def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any) -> int:
+def _look_after(arguments: argparse.Namespace, settings: Settings, own: Any, audit: AuditSettings) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from migrations.schema import migrate, newest_revision
+    from models.any_spool import open_spool
     from models.records.sessions import open_database, session_factory
-    from models.spool import Spool
     from worker import commands
     from worker.running import check_schema, connect_redis
 
     database = open_database(settings)
     try:
         if arguments.command == "migrate":
-            migrate(database)
-            print(f"the results database is at migration {newest_revision()}")
-            return 0
+            return migrate_command.migrate(arguments, settings, database)
+        if arguments.command == "restore":
+            return backup_command.restore(arguments, settings, database)
         check_schema(database)
+        if arguments.command == "backup":
+            return backup_command.backup(arguments, settings, database)
         if arguments.command == "shadow-report":
             _report_shadows(arguments, session_factory(database))
             return 0
         if arguments.command == "results":
-            return results_command.results(arguments, session_factory(database))
+            return results_command.results(arguments, session_factory(database), settings, audit)
         if arguments.command == "backfill":
             from worker.backfill_command import backfill
 
-            return backfill(arguments, settings, own, session_factory(database))
+            return backfill(arguments, settings, own, session_factory(database), audit)
+        if arguments.command == "retain":
+            return retain_command.retain(arguments, settings, own, session_factory(database), audit)
         if arguments.command == "reconcile":
             return reconcile_command.reconcile(arguments, settings, own, session_factory(database))
-        sessions, spool = session_factory(database), Spool(settings.spool_path)
+        sessions, spool = session_factory(database), open_spool(settings)
         if arguments.command == "status":
             rows, title = commands.status(sessions, spool, connect_redis(settings)), "status"
         elif arguments.command == "requeue":

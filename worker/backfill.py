@@ -24,12 +24,11 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
+from models.any_spool import AnySpool
 from models.engines.engine import Engine
 from models.errors import Reason, Skipped, Transient, Unprocessable
 from models.records.base import utc_now
 from models.requests import QUEUE_NAMES
-from models.spool import Spool
-from models.spool_archive import SpoolArchive
 from models.spool_header import dataset_sha256
 from models.telemetry import get_logger
 from worker import rendering, stages
@@ -38,7 +37,7 @@ from worker.engine_set import EngineSet, TaskEngines
 from worker.inference import BatchInference
 from worker.item import Item
 from worker.metrics import WorkerMetrics
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.pipeline import PipelineLimits
 from worker.retrieval import Retriever
 from worker.settlement import Settlement, TaskResult
@@ -91,8 +90,8 @@ class Backfill:
     def __init__(
         self,
         *,
-        spool: Spool,
-        outbox: Outbox,
+        spool: AnySpool,
+        outbox: AnyOutbox,
         engine: Engine,
         context: stages.StageContext,
         settlement: Settlement,
@@ -105,7 +104,6 @@ class Backfill:
         stop: threading.Event,
     ) -> None:
         self._spool = spool
-        self._archive = SpoolArchive(spool.root)
         self._outbox = outbox
         self._engine = engine
         self._engines = EngineSet({engine.manifest.task: TaskEngines(engine)})
@@ -186,7 +184,7 @@ class Backfill:
         files: list[tuple[Candidate, Path]] = []
         try:
             for candidate in group:
-                path = self._archive.find(candidate.request.spool_key)
+                path = self._kept(candidate)
                 if path is None and self._retriever is not None:
                     path = self._fetched(candidate, self._retriever, fetched)
                 elif path is None:
@@ -197,6 +195,13 @@ class Backfill:
         finally:
             for path in fetched:
                 path.unlink(missing_ok=True)
+
+    def _kept(self, candidate: Candidate) -> Path | None:
+        try:
+            return self._spool.find_archived(candidate.request.spool_key)
+        except Transient as error:
+            self._count(candidate, NOT_HAD, str(error.reason.value))
+            return None
 
     def _fetched(self, candidate: Candidate, retriever: Retriever, fetched: list[Path]) -> Path | None:
         if candidate.study_instance_uid is None or candidate.series_instance_uid is None:
@@ -252,7 +257,9 @@ class Backfill:
         answer = item.answers[self._engine.manifest.task]
         request = candidate.request
         try:
-            result = TaskResult(answer.manifest, answer.engine, answer.finding, self._outputs(candidate, item, path))
+            outputs = self._outputs(candidate, item, path)
+            self._outbox.publish(output.written.file_name for output in outputs)
+            result = TaskResult(answer.manifest, answer.engine, answer.finding, outputs)
             written = self._settlement.supplement(request.sop_instance_uid, request.content_sha256, result, utc_now())
         except Transient:
             raise

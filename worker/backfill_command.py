@@ -5,30 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from argparse import Namespace
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from types import FrameType
-from typing import Final
 
 from prometheus_client import CollectorRegistry
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import open_spool
+from models.audit.settings import AuditSettings
 from models.errors import ConfigurationError
 from models.settings import Settings
-from models.spool import Spool
-from models.spool_archive import SpoolArchive
 from models.store.store import ModelStore, ModelVersion
 from models.telemetry import get_logger
+from worker.audit import command_trail, tell_read_again
 from worker.backfill import Backfill, BackfillOptions, queues_are_empty
 from worker.backfill_selection import Candidate, read_condition, select_candidates
 from worker.commands import Rows, print_rows
+from worker.interruption import SIGNALLED, progress_bar, stop_on_signal
 from worker.metrics import WorkerMetrics
-from worker.outbox import Outbox
+from worker.outbox import open_outbox
 from worker.retrieval import Retriever
 from worker.running import connect_redis, engine_loader, pipeline_limits, stage_context
 from worker.settings import WorkerSettings
@@ -37,8 +34,6 @@ from worker.settlement import Settlement
 log = get_logger("worker.backfill")
 
 NICENESS = 10
-_SIGNALLED: Final = 128
-"""Added to the number of a signal: how shells tell the end by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,13 @@ class Plan:
     taken: list[Candidate]
 
 
-def backfill(arguments: Namespace, settings: Settings, own: WorkerSettings, sessions: sessionmaker[Session]) -> int:
+def backfill(
+    arguments: Namespace,
+    settings: Settings,
+    own: WorkerSettings,
+    sessions: sessionmaker[Session],
+    audit: AuditSettings | None = None,
+) -> int:
     """Preview or run; give the exit status: 0 when it came to the end, 128 and the signal's number when stopped before.
 
     Raises:
@@ -78,12 +79,14 @@ def backfill(arguments: Namespace, settings: Settings, own: WorkerSettings, sess
     if not arguments.yes:
         print_rows(preview(plan), arguments.format, f"{title}: preview, --yes runs it")
         return 0
+    with command_trail(settings, audit, "backfill") as trail:
+        tell_read_again(trail, sessions, [each.request.sop_instance_uid for each in plan.taken])
     return _run(arguments, settings, own, sessions, version, plan, title)
 
 
 def make_plan(found: list[Candidate], settings: Settings, own: WorkerSettings, limit: int) -> Plan:
     """Say where the pixels of each are; those that are nowhere do not count against the limit."""
-    kept = {file.key for file in SpoolArchive(settings.spool_path).files()}
+    kept = {file.key for file in open_spool(settings).archived()}
     archived = [each for each in found if each.request.spool_key in kept]
     elsewhere = [each for each in found if each.request.spool_key not in kept]
     asked = [each for each in elsewhere if own.backfill_source is not None and each.series_instance_uid is not None]
@@ -115,8 +118,8 @@ def _run(
 ) -> int:
     with suppress(OSError):
         os.nice(NICENESS)  # before any thread or process is started: they inherit it
-    stop, received = _stop_on_signal()
-    spool, outbox = Spool(settings.spool_path), Outbox(settings.outbox_path)
+    stop, received = stop_on_signal()
+    spool, outbox = open_spool(settings), open_outbox(settings)
     spool.prepare()
     outbox.prepare()
     context = stage_context(settings, own)
@@ -145,7 +148,7 @@ def _run(
         )
         finished = False
         try:
-            with _progress() as progress:
+            with progress_bar() as progress:
                 bar = progress.add_task(title, total=len(plan.taken))
                 finished = work.run(plan.taken, partial(progress.advance, bar))
         finally:
@@ -154,24 +157,4 @@ def _run(
     if finished:
         return 0
     print("radstream: stopped before the end; the same command goes on where it stopped", file=sys.stderr)
-    return _SIGNALLED + next(iter(received), signal.SIGTERM)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def _stop_on_signal() -> tuple[threading.Event, list[int]]:
-    """Let Ctrl-C end after the instances in hand, and a second one at once; give the signals that came, too."""
-    stop = threading.Event()
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return stop, received
+    return SIGNALLED + next(iter(received), signal.SIGTERM)

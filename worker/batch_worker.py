@@ -31,6 +31,7 @@ from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
 from models.errors import Reason, Unprocessable
+from models.queues import REDIS_TIMEOUT_S
 from models.records.dicom import InstanceState
 from models.requests import QUEUE_NAMES, InferenceRequest
 from models.telemetry import get_logger
@@ -168,6 +169,11 @@ class BatchWorker(BaseWorker):
                 log.warning("redis_unavailable", reason=Reason.REDIS_UNAVAILABLE.value, exc_info=error)
                 self._registered = False
         self._redis_up = up
+
+    @property
+    def connection_timeout(self) -> int:
+        """Longest wait for Redis, s: RQ's own is that of a blocking pop, and here nothing blocks."""
+        return int(REDIS_TIMEOUT_S)
 
     # Registration and heartbeats
 

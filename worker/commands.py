@@ -18,13 +18,13 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import AnySpool
 from models.records.base import utc_now
 from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.requests import QUEUE_NAMES
-from models.spool import Spool
-from models.spool_archive import SpoolArchive
 from worker.output_records import record_deliveries
+from worker.phantom import KEPT
 from worker.settings import Recipient
 from worker.settlement import forget_outcome
 
@@ -70,16 +70,16 @@ def _readable(value: Any) -> str:
     return str(value)
 
 
-def status(sessions: sessionmaker[Session], spool: Spool, redis: Redis) -> Rows:
+def status(sessions: sessionmaker[Session], spool: AnySpool, redis: Redis) -> Rows:
     """Count what is where: spool, queues, ledger, deliveries."""
     rows: list[dict[str, Any]] = []
-    if spool.root.exists():
+    if spool.exists():
         usage = spool.usage()
         aside = sum(1 for _ in spool.set_aside_entries())
         rows.append({"where": "spool", "what": "pending", "count": usage.pending})
         rows.append({"where": "spool", "what": "set aside", "count": aside})
         rows.append({"where": "spool", "what": "free MiB", "count": usage.free_bytes // 2**20})
-        kept = [file.size for file in SpoolArchive(spool.root).files()]
+        kept = [file.size for file in spool.archived()]
         rows.append({"where": "spool archive", "what": "kept", "count": len(kept)})
         rows.append({"where": "spool archive", "what": "bytes", "count": sum(kept)})
     rows.extend(_queue_rows(redis))
@@ -113,7 +113,7 @@ def _queue_rows(redis: Redis) -> list[dict[str, Any]]:
 
 
 def requeue(
-    sessions: sessionmaker[Session], spool: Spool, *, instance: str | None, reason: str | None, all_failed: bool
+    sessions: sessionmaker[Session], spool: AnySpool, *, instance: str | None, reason: str | None, all_failed: bool
 ) -> Rows:
     """Take failed instances back into the feed: their files return to the spool, the sweeper queues them.
 
@@ -209,7 +209,10 @@ def add_missing_deliveries(session: Session, outputs: Select[int], recipient: Re
     wanted = Output.kind.in_(recipient.outputs) & ~answers_nothing
     if recipient.not_analysed:
         wanted |= answers_nothing
-    for output_id in session.scalars(outputs.where(Output.id.not_in(known), wanted)).all():
+    # What is made of a phantom that may not leave is wanted by nobody.
+    phantoms = select(Instance.id).where(Instance.sop_instance_uid.startswith(KEPT))
+    may_leave = Output.instance_id.is_(None) | Output.instance_id.not_in(phantoms)
+    for output_id in session.scalars(outputs.where(Output.id.not_in(known), wanted, may_leave)).all():
         record_deliveries(session, output_id, [recipient.name])
     session.flush()
 

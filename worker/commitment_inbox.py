@@ -12,7 +12,7 @@ from typing import Any
 from pynetdicom.transport import ThreadedAssociationServer
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.commitment_reports import ReportFolder
+from models.commitment_reports import Reports
 from models.errors import ConfigurationError
 from models.telemetry import get_logger
 from worker.commitment import DATABASE_RETRY_S, TakeReport, report_handlers, reporting_entity
@@ -64,14 +64,14 @@ class ReportRecorder:
 
     name = "commitment-reports"
 
-    def __init__(self, folder: ReportFolder, records: CommitmentRecords, metrics: DeliveryMetrics) -> None:
+    def __init__(self, folder: Reports, records: CommitmentRecords, metrics: DeliveryMetrics) -> None:
         self._folder = folder
         self._records = records
         self._metrics = metrics
 
     def run(self, stopping: threading.Event) -> None:
         """Record until told to stop."""
-        while not stopping.wait(POLL_S):
+        while not stopping.wait(self._folder.poll_s):
             try:
                 self.turn()
             except SQLAlchemyError as error:
@@ -84,13 +84,13 @@ class ReportRecorder:
 
     def turn(self) -> None:
         """Record what waits."""
-        for path, report in self._folder.waiting():
+        for name, report in self._folder.waiting():
             if report is None:
-                log.error("commitment_report_unreadable", file_name=path.name)
-                path.unlink(missing_ok=True)
+                log.error("commitment_report_unreadable", file_name=name)
+                self._folder.discard(name)
                 continue
             recorded = self._records.record(report)
-            path.unlink(missing_ok=True)
+            self._folder.discard(name)
             if recorded.destination is None:
                 log.warning("commitment_report_of_no_request")
                 continue

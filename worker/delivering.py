@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.commitment_reports import ReportFolder
+from models.any_spool import open_spool
+from models.audit.settings import AuditSettings
+from models.audit.trail import AuditTrail
+from models.commitment_reports import open_reports
 from models.errors import ConfigurationError
 from models.records.outputs import OutputKind
 from models.records.sessions import open_database, session_factory
 from models.settings import Settings
-from models.spool import Spool
 from models.telemetry import get_logger
+from worker.audit import DeliveryAudit
 from worker.commitment import Asker, CommitmentQueue
 from worker.commitment_inbox import ReportListener, ReportRecorder
 from worker.commitment_records import CommitmentRecords
 from worker.delivery import Deliverer, DestinationQueue, Queue
 from worker.metrics import DeliveryMetrics
-from worker.outbox import Outbox
-from worker.running import database_failure, serve_telemetry
+from worker.outbox import open_outbox
+from worker.running import be_present, check_schema, database_failure, serve_telemetry, tell_life
 from worker.sender import OutputSender, Sender
 from worker.settings import AnyDestination, Destination, StowDestination, WorkerSettings
 from worker.stow_sender import StowSender
@@ -33,33 +37,45 @@ from worker.summary_source import SummarySource
 log = get_logger("worker.delivering")
 
 
-def deliver(settings: Settings, own: WorkerSettings) -> int:
+def deliver(settings: Settings, own: WorkerSettings, audit: AuditSettings | None = None) -> int:
     """Deliver outputs until SIGTERM or SIGINT; give the exit status.
 
     Raises:
-        ConfigurationError: there is no destination, or a port or file of the settings cannot be had.
+        ConfigurationError: there is no destination, a port or file of the settings cannot be had, or the database is
+            not for this code.
     """
     if not own.destinations:
         raise ConfigurationError("RADSTREAM_WORKER_DESTINATIONS: no destination is set, there is nowhere to deliver to")
     senders = {to.name: _sender(to, settings, own) for to in own.destinations}
     asking = [to for to in own.destinations if isinstance(to, Destination) and to.commitment]
     database = open_database(settings)
+    with suppress(SQLAlchemyError):  # away: waited for as at any other time, and looked at again by `be_present`
+        check_schema(database)
     sessions = session_factory(database)
-    outbox = Outbox(settings.outbox_path)
+    outbox = open_outbox(settings)
     outbox.prepare()
     registry = CollectorRegistry()
     metrics = DeliveryMetrics(registry)
     asked = {to.name for to in asking}
+    trail = AuditTrail(settings, audit, "delivery", metrics=metrics.audit)
     queues: list[Queue] = [
-        DestinationQueue(sender, sessions, outbox, own, metrics, asks_commitment=name in asked)
-        for name, sender in senders.items()
+        DestinationQueue(
+            senders[to.name],
+            sessions,
+            outbox,
+            own,
+            metrics,
+            asks_commitment=to.name in asked,
+            audit=DeliveryAudit(trail, to, sessions),
+        )
+        for to in own.destinations
     ]
     with ExitStack() as closing:
         closing.callback(database.dispose)
         if asking:
             queues += _commitment(settings, own, asking, sessions, metrics, closing)
         if any(OutputKind.STUDY_SUMMARY in to.outputs for to in own.destinations):
-            source = SummarySource(outbox, Spool(settings.spool_path), settings.phi)
+            source = SummarySource(outbox, open_spool(settings), settings.phi)
             queues.append(SummaryQueue(sessions, source, own.destinations, own, metrics))
         deliverer = Deliverer(queues, sessions, outbox, own.outbox_keep_days)
 
@@ -69,8 +85,10 @@ def deliver(settings: Settings, own: WorkerSettings) -> int:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         checks = {"database": lambda: database_failure(database)}
+        be_present(database, "delivery", closing)
         telemetry = serve_telemetry(own.telemetry_address, own.delivery_telemetry_port, registry, checks)
         closing.callback(telemetry.stop)
+        tell_life(trail, closing)
         log.info("delivery_started", destinations=list(senders), commitment=sorted(asked))
         deliverer.run()
     log.info("delivery_stopped")
@@ -91,7 +109,7 @@ def _commitment(
     metrics: DeliveryMetrics,
     closing: ExitStack,
 ) -> list[Queue]:
-    folder = ReportFolder(settings.spool_path)
+    folder = open_reports(settings)
     try:
         folder.prepare()
     except OSError as error:

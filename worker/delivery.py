@@ -19,15 +19,16 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.errors import Reason
+from models.errors import Reason, Transient
 from models.records.base import utc_now
 from models.records.dicom import Instance
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.sessions import is_outage
 from models.telemetry import get_logger
+from worker.audit import DeliveryAudit
 from worker.commitment_records import note_committed
 from worker.metrics import DeliveryMetrics
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.sender import OutputSender, SendResult
 from worker.settings import WorkerSettings
 
@@ -59,13 +60,15 @@ class DestinationQueue:
         self,
         sender: OutputSender,
         sessions: sessionmaker[Session],
-        outbox: Outbox,
+        outbox: AnyOutbox,
         settings: WorkerSettings,
         metrics: DeliveryMetrics,
         *,
         asks_commitment: bool = False,
+        audit: DeliveryAudit | None = None,
     ) -> None:
         self.name = sender.name
+        self._audit = audit
         self._asks_commitment = asks_commitment
         self._sender = sender
         self._sessions = sessions
@@ -109,20 +112,36 @@ class DestinationQueue:
 
     def _turn(self, stopping: threading.Event) -> int:
         claims = self._claim()
+        began = utc_now()
+        ended: dict[DeliveryState, list[int]] = {state: [] for state in DeliveryState}
         done = 0
         for claim in claims:
             if stopping.is_set():
                 break
             started = time.perf_counter()
-            result = self._sender.send(self._outbox.path_of(claim.file_name))
+            result = self._send(claim)
             self._metrics.send_seconds.observe(time.perf_counter() - started)
             done += 1
-            self._record(claim, result, claims[done:])
+            ended[self._record(claim, result, claims[done:])].append(claim.output_id)
             if result.stops_queue:
                 break  # the others would fail the same way; they wait for this one's back-off
+        if self._audit is not None:
+            self._audit.begun([claim.output_id for claim in claims[:done] if not claim.attempts], began)
+            self._audit.arrived(ended[DeliveryState.DELIVERED])
+            self._audit.given_up(ended[DeliveryState.DEAD])
         self._release(claims[done:])
         self._measure()
         return done
+
+    def _send(self, claim: _Claim) -> SendResult:
+        try:
+            path = self._outbox.fetch(claim.file_name)
+        except Transient as error:
+            return SendResult(reason=error.reason)
+        try:
+            return self._sender.send(path)
+        finally:
+            self._outbox.let_go(claim.file_name)
 
     def _claim(self) -> list[_Claim]:
         now = utc_now()
@@ -167,7 +186,8 @@ class DestinationQueue:
                 .values(next_attempt_at=due)
             )
 
-    def _record(self, claim: _Claim, result: SendResult, still_claimed: Sequence[_Claim]) -> None:
+    def _record(self, claim: _Claim, result: SendResult, still_claimed: Sequence[_Claim]) -> DeliveryState:
+        """Write how an attempt ended, and give the state that it led to."""
         attempts = claim.attempts + 1
         state = self._state_after(claim, attempts, result)
         now = utc_now()
@@ -179,7 +199,7 @@ class DestinationQueue:
             )
             delivery = session.get_one(Delivery, claim.delivery_id)
             if delivery.state is DeliveryState.DELIVERED and result.reason is not None:
-                return  # our lease ran out, and another process was luckier
+                return DeliveryState.PENDING  # our lease ran out, and another process was luckier
             delivery.attempts = attempts
             delivery.state = state
             delivery.last_attempt_at = now
@@ -209,6 +229,7 @@ class DestinationQueue:
             http_status=result.http_status,
             reason=result.reason.value if result.reason else None,
         )
+        return state
 
     def _state_after(self, claim: _Claim, attempts: int, result: SendResult) -> DeliveryState:
         if result.reason is None:
@@ -264,15 +285,23 @@ def _note_delivered(session: Session, output_id: int) -> None:
         note_committed(session, [instance_id])  # this was the last, at a destination that is not asked
 
 
-def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: float) -> int:
+def clean_outbox(sessions: sessionmaker[Session], outbox: AnyOutbox, keep_days: float) -> int:
     """Remove files older than `keep_days` unless they wait, are given up, or arrived since; say how many.
 
     Files that no record knows go, too: their worker died before it settled, and whoever worked again made its own.
     """
+    outbox.discard_unfinished((utc_now() - timedelta(days=keep_days)).timestamp())
+    going = removable_outputs(sessions, outbox, keep_days)
+    for name in going:
+        outbox.discard(name)
+    return len(going)
+
+
+def removable_outputs(sessions: sessionmaker[Session], outbox: AnyOutbox, keep_days: float) -> list[str]:
+    """List the files that `clean_outbox` removes."""
     limit = utc_now() - timedelta(days=keep_days)
-    outbox.discard_unfinished(limit.timestamp())
     old = outbox.file_names(limit.timestamp())
-    removed = 0
+    going: list[str] = []
     for start in range(0, len(old), CLEANING_GROUP):
         group = old[start : start + CLEANING_GROUP]
         statement = (
@@ -288,10 +317,8 @@ def clean_outbox(sessions: sessionmaker[Session], outbox: Outbox, keep_days: flo
         with sessions.begin() as session:
             session.connection(execution_options={"read_only": True})
             needed = set(session.scalars(statement))
-        for name in set(group) - needed:
-            outbox.discard(name)
-            removed += 1
-    return removed
+        going += set(group) - needed
+    return going
 
 
 class Queue(Protocol):
@@ -312,7 +339,7 @@ class Deliverer:
         self,
         queues: Sequence[Queue],
         sessions: sessionmaker[Session],
-        outbox: Outbox,
+        outbox: AnyOutbox,
         keep_days: float,
     ) -> None:
         self._queues = queues

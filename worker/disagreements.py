@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import AnySpool
 from models.queues import JobState, Queues
 from models.records.base import utc_now
 from models.records.dicom import Instance
-from models.spool import Spool
-from worker.spool_search import SpoolPlace, find_file
+from models.spool_places import SpoolPlace
 
 GROUP: Final = 500
 """Rows or files that are looked at together; no more are ever in memory."""
@@ -85,9 +85,9 @@ def key_of(row: Instance) -> str:
     return f"{row.sop_instance_uid}_{row.content_sha256[:16]}"
 
 
-def kept_place(spool: Spool, key: str) -> SpoolPlace | None:
+def kept_place(spool: AnySpool, key: str) -> SpoolPlace | None:
     """Tell where the file of a key is kept that is not pending; None when it is nowhere."""
-    file = find_file(spool, key)
+    file = spool.find(key)
     return None if file is None or file.place is SpoolPlace.PENDING else file.place
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from models.engines.engine import EngineInfo
-from models.errors import Unprocessable
+from models.errors import Reason, Unprocessable
 from models.requests import InferenceRequest
 from models.store.manifest import Manifest
 from models.tasks import Task
@@ -35,6 +35,7 @@ class Item:
         outputs: by the task whose answer they tell.
         reports: that it was not analysed.
         waiting_for: tasks whose outputs are still being made.
+        postponed: why it cannot be settled now; it is then left pending, whatever was found.
     """
 
     request: InferenceRequest
@@ -47,3 +48,4 @@ class Item:
     waiting_for: int = 0
     refusal: Unprocessable | None = None
     inferred_at: datetime | None = None
+    postponed: Reason | None = None

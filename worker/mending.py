@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import AnySpool
 from models.errors import Reason, Unprocessable
 from models.queues import Queues
 from models.records.dicom import SETTLED_STATES, Instance, InstanceState
@@ -21,10 +22,10 @@ from models.records.ledger import DuplicatePolicy, mark_queued, register
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.summaries import forget_summary
 from models.requests import job_id_for
-from models.spool import Spool
+from models.spool_places import SpoolPlace
 from worker.commands import add_missing_deliveries, make_due
 from worker.disagreements import Case, Disagreement, kept_place, key_of, unqueued
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.settings import Recipient
 from worker.settlement import forget_outcome
 
@@ -69,9 +70,9 @@ class Mender:
     def __init__(
         self,
         sessions: sessionmaker[Session],
-        spool: Spool,
+        spool: AnySpool,
         queues: Queues,
-        outbox: Outbox,
+        outbox: AnyOutbox,
         destinations: Sequence[Recipient],
         policy: DuplicatePolicy,
     ) -> None:
@@ -149,7 +150,7 @@ class Mender:
         with self._sessions() as session:
             session.connection(execution_options={"read_only": True})
             name = session.scalar(select(Output.file_name).where(Output.id == case.output_id))
-        return name is not None and self._outbox.path_of(name).exists()
+        return name is not None and name in self._outbox
 
     # Up to the result
 
@@ -161,7 +162,8 @@ class Mender:
             if error.reason is Reason.SPOOL_FILE_MISSING:
                 return Mended(done=NOTHING_LEFT)
             self._spool.set_aside(key)
-            return Mended(left=f"set aside, its header is not the SCP's: look at {self._spool.set_aside_path_of(key)}")
+            location = self._spool.location_of(key, SpoolPlace.SET_ASIDE)
+            return Mended(left=f"set aside, its header is not the SCP's: look at {location}")
         with self._sessions.begin() as session:
             known = register(session, [request], self._policy)[key]
         if not known.to_be_queued:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from models.audit.trail import AuditMetrics
 from models.errors import Reason
 from models.pixels.lung_fields import LungFields
 from models.records.dicom import InstanceState
@@ -26,6 +27,7 @@ class WorkerMetrics:
     """What `python -m worker run` shows of itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.audit = AuditMetrics(registry, "radstream_worker")
         self.batch_size = Histogram(
             "radstream_worker_batch_size",
             "Instances per engine call.",
@@ -127,6 +129,23 @@ class WorkerMetrics:
         )
         self.redis_up = Gauge("radstream_worker_redis_up", "1 while Redis answers.", registry=registry)
         self.database_up = Gauge("radstream_worker_database_up", "1 while the database answers.", registry=registry)
+        self.object_store_up = Gauge(
+            "radstream_worker_object_store_up",
+            "1 while the bucket of the spool answers, or there is none.",
+            registry=registry,
+        )
+        self.object_store_up.set(1)
+        self.object_store_seconds = Histogram(
+            "radstream_worker_object_store_seconds",
+            "What one operation on the bucket of spool and outbox took, failed ones too.",
+            labelnames=["operation"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 30.0),
+            registry=registry,
+        )
+
+    def observe_object_store(self, operation: str, seconds: float) -> None:
+        """Add one operation on the bucket."""
+        self.object_store_seconds.labels(operation=operation).observe(seconds)
 
     def observe_times(self, times: StageTimes) -> None:
         """Add the stages of one instance or batch."""
@@ -169,6 +188,7 @@ class DeliveryMetrics:
     """What `python -m worker deliver` shows of itself."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.audit = AuditMetrics(registry, "radstream_delivery")
         self.attempts = Counter(
             "radstream_delivery_attempts",
             "Attempts by destination and outcome (delivered, retry, dead).",

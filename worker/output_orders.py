@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from models.any_spool import AnySpool
 from models.errors import Reason, Skipped, Transient, Unprocessable
 from models.requests import InferenceRequest
-from models.spool import Spool
 from models.tasks import Task
 from worker.item import Item
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.rendering import RefusalOrder, RenderOrder
 from worker.stages import StageContext
 
@@ -18,7 +18,7 @@ class OutputOrders:
     """Writes orders; whether any is wanted, the context says."""
 
     def __init__(
-        self, spool: Spool, outbox: Outbox, context: StageContext, revision_of: Callable[[InferenceRequest], int]
+        self, spool: AnySpool, outbox: AnyOutbox, context: StageContext, revision_of: Callable[[InferenceRequest], int]
     ) -> None:
         self._spool = spool
         self._outbox = outbox
@@ -32,7 +32,7 @@ class OutputOrders:
         revision = self._revision(item.request)
         return {
             task: RenderOrder(
-                source_path=str(self._spool.path_of(item.request.spool_key)),
+                source_path=str(self._spool.local_path(item.request.spool_key)),
                 source_sop_instance_uid=item.request.sop_instance_uid,
                 revision=revision,
                 display=item.prepared.display,
@@ -50,7 +50,7 @@ class OutputOrders:
         if not self._context.reports_refusals or refusal.reason is Reason.OWN_OUTPUT:
             return None
         return RefusalOrder(
-            source_path=str(self._spool.path_of(request.spool_key)),
+            source_path=str(self._spool.local_path(request.spool_key)),
             source_sop_instance_uid=request.sop_instance_uid,
             calling_ae_title=request.calling_ae_title,
             revision=self._revision(request),

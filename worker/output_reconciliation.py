@@ -14,7 +14,7 @@ from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.inference import Inference, ModelVersion
 from models.records.outputs import Delivery, DeliveryState, Output, OutputKind
 from worker.disagreements import GROUP, Advance, Case, Disagreement, is_older, key_of, read_only
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.settings import Recipient
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class OutputReconciliation:
     def __init__(
         self,
         sessions: sessionmaker[Session],
-        outbox: Outbox,
+        outbox: AnyOutbox,
         destinations: Sequence[Recipient],
         since: datetime,
         young: timedelta,
@@ -125,7 +125,8 @@ class OutputReconciliation:
             return session.execute(statement).all()
 
     def _of_output(self, output: Output, source: Instance | None, deliveries: Sequence[Delivery]) -> Iterator[Case]:
-        has_file = self._outbox.path_of(output.file_name).exists()
+        waiting = any(delivery.state is not DeliveryState.DELIVERED for delivery in deliveries)
+        has_file = waiting and output.file_name in self._outbox  # asked only where it matters: it may be a bucket
         known = {to.name for to in self._destinations}
         for delivery in deliveries:
             detail = output.kind.value

@@ -7,7 +7,8 @@
 
 Batches form in front of the engine and in front of the database, not by holding instances back: a lone instance
 goes straight through. Every instance submitted comes out of ``on_done`` exactly once, whatever happens to it, unless
-the pipeline is stopped with it in hand; it is then still in the spool.
+the pipeline is stopped with it in hand; it is then still in the spool. Where the spool is a bucket, files are fetched
+before the first stage and outputs published before the last, see `worker.carrier`.
 
 Engines may be swapped at any moment, see `worker.engine_set`; a version in the shadow gets what is settled, see
 `worker.shadow`.
@@ -23,23 +24,26 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
+from models.any_spool import AnySpool
 from models.errors import Reason, Unprocessable
+from models.object_spool import ObjectSpool
 from models.records.base import utc_now
 from models.records.outputs import OutputKind
 from models.requests import InferenceRequest
-from models.spool import Spool
 from models.tasks import Task
 from models.telemetry import get_logger
 from worker import rendering, stages
+from worker.carrier import Carrier
 from worker.engine_set import EngineSet
 from worker.inference import BatchInference, DeviceLost
 from worker.item import Item
 from worker.metrics import WorkerMetrics
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.output_orders import OutputOrders
 from worker.rendering import MadeOutput
 from worker.settlement import Settlement
@@ -65,8 +69,8 @@ class Pipeline:
     def __init__(
         self,
         *,
-        spool: Spool,
-        outbox: Outbox,
+        spool: AnySpool,
+        outbox: AnyOutbox,
         engines: EngineSet,
         context: stages.StageContext,
         settlement: Settlement,
@@ -91,6 +95,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._broken = threading.Event()
+        self._carrier = Carrier(spool, outbox, metrics, self._stopping) if isinstance(spool, ObjectSpool) else None
         settling = SettlingStage(
             ready=self._ready,
             most=limits.max_batch * 4,
@@ -100,6 +105,7 @@ class Pipeline:
             stopping=self._stopping,
             on_done=on_done,
             shadows=shadows,
+            carrier=self._carrier,
         )
         self._threads = [
             threading.Thread(target=self._infer_forever, name="infer", daemon=True),
@@ -120,16 +126,15 @@ class Pipeline:
         self._metrics.queue_wait.observe(max(0.0, time.time() - request.received_at))
         with self._lock:
             self._decoding += 1
-        try:
-            future = self._pool.schedule(
-                stages.prepare,
-                args=[str(self._spool.path_of(request.spool_key)), request, item.generation.packed_plans],
-                timeout=self._limits.decode_timeout_s,
-            )
-        except RuntimeError as error:
-            self._break(error)
-            return
-        future.add_done_callback(partial(self._on_prepared, item))
+        if self._carrier is None:
+            self._prepare(item, self._spool.local_path(request.spool_key))
+        else:
+            self._carrier.fetch(item, partial(self._prepare, item))
+
+    @property
+    def object_store_up(self) -> bool:
+        """Whether the bucket of the spool answered last time; True where there is none."""
+        return self._carrier is None or self._carrier.is_up
 
     def stop(self, timeout_s: float) -> None:
         """End the stages; instances still in hand stay in the spool."""
@@ -138,6 +143,8 @@ class Pipeline:
         self._threads[0].join(timeout_s)
         self._ready.put(None)
         self._threads[1].join(timeout_s)
+        if self._carrier is not None:
+            self._carrier.stop()
         self._pool.stop()
         self._pool.join(timeout_s)
         self._engines.close()
@@ -152,6 +159,22 @@ class Pipeline:
         self._broken.set()
 
     # Prepare
+
+    def _prepare(self, item: Item, path: Path | None) -> None:
+        """Have an instance read and decoded; without a path it was refused or postponed on the way."""
+        if path is None:
+            self._end_preparation(item)
+            return
+        try:
+            future = self._pool.schedule(
+                stages.prepare,
+                args=[str(path), item.request, item.generation.packed_plans],
+                timeout=self._limits.decode_timeout_s,
+            )
+        except RuntimeError as error:
+            self._break(error)
+            return
+        future.add_done_callback(partial(self._on_prepared, item))
 
     def _on_prepared(self, item: Item, future: Future[stages.Prepared]) -> None:
         try:
@@ -170,6 +193,11 @@ class Pipeline:
         except Exception as error:
             log.error("preparation_failed", spool_key=item.request.spool_key, exc_info=error)
             item.refusal = Unprocessable(Reason.INTERNAL_ERROR, type(error).__name__)
+        if self._carrier is not None and item.refusal and item.refusal.reason is Reason.SPOOL_FILE_MISSING:
+            item.postponed = Reason.OBJECT_STORE_UNAVAILABLE  # the copy is gone, which says nothing of the object
+        self._end_preparation(item)
+
+    def _end_preparation(self, item: Item) -> None:
         with self._lock:
             self._decoding -= 1
         self._prepared.put(item)
@@ -180,7 +208,9 @@ class Pipeline:
         while (batch := self._next_batch()) is not None:
             sound = []
             for item in batch:
-                if item.refusal is not None:
+                if item.postponed is not None:
+                    self._ready.put(item)
+                elif item.refusal is not None:
                     self._refuse(item, item.refusal)
                 else:
                     sound.append(item)
@@ -234,7 +264,7 @@ class Pipeline:
     def _render(self, item: Item) -> None:
         orders = self._orders.of_answers(item)
         if not orders:
-            self._ready.put(item)
+            self._hand_over(item)
             return
         item.waiting_for = len(orders)
         for task, order in orders.items():
@@ -258,7 +288,14 @@ class Pipeline:
             item.waiting_for -= 1
             last = item.waiting_for == 0
         if last:
+            self._hand_over(item)
+
+    def _hand_over(self, item: Item) -> None:
+        """Let an instance be settled, once every host can have its outputs."""
+        if self._carrier is None:
             self._ready.put(item)
+        else:
+            self._carrier.publish(item, partial(self._ready.put, item))
 
     def _tell_failed(self, item: Item, task: Task, failed: Mapping[OutputKind, str]) -> None:
         for kind, error in failed.items():
@@ -273,7 +310,7 @@ class Pipeline:
         """Let an instance be settled without findings, after its report is made where a destination wants one."""
         future = self._schedule_report(item.request, refusal)
         if future is None:
-            self._ready.put(item)
+            self._hand_over(item)
         else:
             future.add_done_callback(partial(self._on_reported, item))
 
@@ -288,7 +325,7 @@ class Pipeline:
         except Exception as error:
             # What could not be analysed may well have no header to make a report of: no defect of ours.
             log.warning("refusal_not_reported", spool_key=item.request.spool_key, error=type(error).__name__)
-        self._ready.put(item)
+        self._hand_over(item)
 
     def report_refusal(self, request: InferenceRequest, refusal: Unprocessable) -> tuple[MadeOutput, ...]:
         """Make the report of an instance that is refused outside the pipeline, and wait for it."""

@@ -86,17 +86,17 @@ def reconcile(arguments: Namespace, settings: Settings, own: WorkerSettings, ses
         Transient: the PACS does not answer.
         SQLAlchemyError: the database does not answer.
     """
+    from models.any_spool import open_spool
     from models.queues import Queues
-    from models.spool import Spool
     from worker.mending import Mender
-    from worker.outbox import Outbox
+    from worker.outbox import open_outbox
     from worker.output_reconciliation import OutputReconciliation
     from worker.reconciliation import FeedReconciliation
 
     pacs = _destination(arguments.pacs, own) if arguments.pacs else None
     since = arguments.since or datetime.now().astimezone() - timedelta(hours=24)
-    spool = Spool(settings.spool_path, archives=settings.spool_archive_days > 0)
-    outbox = Outbox(settings.outbox_path)
+    spool = open_spool(settings)
+    outbox = open_outbox(settings)
     spool.prepare()
     outbox.prepare()
     with ExitStack() as closing:

@@ -15,11 +15,12 @@ from redis.exceptions import RedisError
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import AnySpool
 from models.queues import Queues, chunks
 from models.records.base import from_posix
 from models.records.dicom import SETTLED_STATES, Instance, Series, Study
 from models.requests import job_id_for, spool_key_of
-from models.spool import Spool, SpoolEntry
+from models.spool_places import SpoolEntry, SpoolPlace
 from worker.disagreements import (
     GROUP,
     Advance,
@@ -44,7 +45,7 @@ class FeedReconciliation:
         redis_up: False when Redis did not answer, so that the queues were not compared.
     """
 
-    def __init__(self, sessions: sessionmaker[Session], spool: Spool, queues: Queues, young: timedelta) -> None:
+    def __init__(self, sessions: sessionmaker[Session], spool: AnySpool, queues: Queues, young: timedelta) -> None:
         self._sessions = sessions
         self._spool = spool
         self._queues = queues
@@ -110,8 +111,8 @@ class FeedReconciliation:
             rows = self._rows_of(group)
             for entry in group:
                 if entry.sop_instance_uid not in rows:
-                    path = self._spool.set_aside_path_of(entry.key)
-                    yield Case(Disagreement.UNREADABLE, entry.sop_instance_uid, entry.key, detail=str(path))
+                    location = self._spool.location_of(entry.key, SpoolPlace.SET_ASIDE)
+                    yield Case(Disagreement.UNREADABLE, entry.sop_instance_uid, entry.key, detail=location)
 
     # What is not settled
 

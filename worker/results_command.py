@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
+    from models.audit.settings import AuditSettings
+    from models.settings import Settings
+    from worker.exported import Exported
     from worker.result_formats import Format
     from worker.results import Batch, Choice
 
@@ -52,12 +55,16 @@ def add_arguments(commands: Any, moment: Callable[[str], datetime]) -> None:
     results.add_argument("--identity", action="store_true", help="with accession number, study date and patient id")
 
 
-def results(arguments: Namespace, sessions: sessionmaker[Session]) -> int:
-    """Write what is asked for; give the exit status.
+def results(
+    arguments: Namespace, sessions: sessionmaker[Session], settings: Settings, audit: AuditSettings | None = None
+) -> int:
+    """Write what is asked for, and tell the audit trail; give the exit status.
 
     Raises:
         ConfigurationError: an option is wrong, or the file cannot be written.
     """
+    from worker.audit import command_trail
+    from worker.exported import Exported
     from worker.result_formats import Format, require_parquet
 
     form, choice = Format(arguments.format), _choice(arguments)
@@ -65,11 +72,23 @@ def results(arguments: Namespace, sessions: sessionmaker[Session]) -> int:
         require_parquet()
         if arguments.output is None and sys.stdout.isatty():
             raise ConfigurationError("--format parquet: is no text for a screen; give --output FILE")
+    with command_trail(settings, audit, "results") as trail:
+        exported = Exported(trail, choice, arguments)
+        try:
+            return _export(arguments, form, choice, sessions, exported)
+        finally:
+            # Also what was written before a break has been seen.
+            exported.end()
+
+
+def _export(
+    arguments: Namespace, form: Format, choice: Choice, sessions: sessionmaker[Session], exported: Exported
+) -> int:
     if arguments.output is None:
-        return _to_standard_output(form, choice, sessions)
+        return _to_standard_output(form, choice, sessions, exported)
     try:
         with _whole_file(arguments.output) as file:
-            rows = _write(form, choice, sessions, file, with_bar=True)
+            rows = _write(form, choice, sessions, file, exported, with_bar=True)
     except OSError as error:
         raise ConfigurationError(f"--output {arguments.output}: {error.strerror or error}") from error
     print(f"radstream: {rows} rows in {arguments.output}", file=sys.stderr)
@@ -92,9 +111,9 @@ def _choice(arguments: Namespace) -> Choice:
     )
 
 
-def _to_standard_output(form: Format, choice: Choice, sessions: sessionmaker[Session]) -> int:
+def _to_standard_output(form: Format, choice: Choice, sessions: sessionmaker[Session], exported: Exported) -> int:
     try:
-        rows = _write(form, choice, sessions, sys.stdout, with_bar=False)
+        rows = _write(form, choice, sessions, sys.stdout, exported, with_bar=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, `head` say, has seen enough. What is buffered must not fail again at exit.
@@ -105,12 +124,19 @@ def _to_standard_output(form: Format, choice: Choice, sessions: sessionmaker[Ses
     return 0
 
 
-def _write(form: Format, choice: Choice, sessions: sessionmaker[Session], target: TextIO, with_bar: bool) -> int:
+def _write(
+    form: Format,
+    choice: Choice,
+    sessions: sessionmaker[Session],
+    target: TextIO,
+    exported: Exported,
+    with_bar: bool,
+) -> int:
     """Write to a text stream, or to the bytes beneath it; give the number of rows."""
     from worker.result_formats import Format, write_parquet, write_text
     from worker.results import read
 
-    counted = _Counted(read(sessions, choice))
+    counted = _Counted(exported.watch(read(sessions, choice)))
     with _bar(choice, sessions, counted) if with_bar else _no_bar():
         if form is Format.PARQUET:
             write_parquet(choice.columns, counted, target.buffer)

@@ -15,32 +15,34 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from sqlalchemy import Engine as DatabaseEngine
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from migrations.schema import current_revision, newest_revision
+from migrations.compatibility import SchemaGate
+from migrations.presence import Presence
+from models.any_spool import AnySpool, open_spool, warn_of_sqlite
+from models.audit.settings import AuditSettings
+from models.audit.trail import AuditTrail
 from models.engines.providers import PRECISIONS, PROVIDERS, load_engine
 from models.errors import ConfigurationError, Reason, Transient, Unprocessable
 from models.pixels.limits import PixelLimits
+from models.queues import open_redis
 from models.records.dicom import InstanceState
 from models.records.outputs import OutputKind
 from models.records.sessions import open_database, session_factory
 from models.requests import InferenceRequest
 from models.settings import Settings
-from models.spool import Spool
 from models.store.store import ModelStore
-from models.telemetry import TelemetryServer, get_logger
+from models.telemetry import Page, TelemetryServer, get_logger
 from worker.batch_worker import BatchWorker, WorkerTimes
 from worker.engine_set import EngineSet
 from worker.engine_watch import EngineWatch, Load
 from worker.maintenance import Maintenance
 from worker.metrics import WorkerMetrics
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox, open_outbox
 from worker.pipeline import Pipeline, PipelineLimits
 from worker.routing import Routing
 from worker.settings import WorkerSettings
@@ -49,6 +51,7 @@ from worker.settling import Done
 from worker.shadow import ShadowRunner
 from worker.source import IdentityPolicy
 from worker.stages import StageContext
+from worker.status_page.pages import pages_of_worker
 
 log = get_logger("worker.running")
 
@@ -76,43 +79,56 @@ def engine_loader(own: WorkerSettings) -> Load:
 
 
 def connect_redis(settings: Settings) -> Redis:
-    """Make a Redis client that fails at once, so that its callers decide how to wait.
+    """Make a Redis client that fails soon, so that its callers decide how to wait.
 
     Raises:
         ConfigurationError: the URL is not one.
     """
-    try:
-        return Redis.from_url(
-            settings.redis_url.get_secret_value(), socket_connect_timeout=5, retry=Retry(NoBackoff(), 1)
-        )
-    except ValueError as error:
-        raise ConfigurationError("RADSTREAM_REDIS_URL: not a Redis URL; use redis://HOST:6379/0") from error
+    return open_redis(settings.redis_url.get_secret_value())
 
 
 def check_schema(database: DatabaseEngine) -> None:
-    """See that the database is migrated.
+    """See that this code may use the database: it is migrated, and not made for newer code alone.
 
     Raises:
-        ConfigurationError: it is not, and what to type.
+        ConfigurationError: it may not, and what to type.
         SQLAlchemyError: it does not answer.
     """
-    at, newest = current_revision(database), newest_revision()
-    if at != newest:
-        raise ConfigurationError(
-            f"the results database is at migration {at or 'none'}, this version needs {newest}: "
-            "run `python -m worker migrate`"
-        )
+    SchemaGate(database).check()
 
 
-def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str | None = None) -> int:
+def be_present(database: DatabaseEngine, kind: str, closing: ExitStack) -> None:
+    """Say in the database that this process is there; stop it in good order when it is too old for it."""
+    presence = Presence(database, kind, leave=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    presence.start()
+    closing.callback(presence.stop)
+
+
+def tell_life(trail: AuditTrail, closing: ExitStack) -> None:
+    """Begin an audit trail, tell that this process has started, and at its end that it stops."""
+    closing.callback(trail.stop)
+    closing.callback(trail.say_stopping)
+    trail.start()
+    trail.say_started()
+
+
+def run(
+    settings: Settings,
+    own: WorkerSettings,
+    with_delivery: bool,
+    name: str | None = None,
+    audit: AuditSettings | None = None,
+) -> int:
     """Work until SIGTERM or SIGINT; give the exit status."""
     stopping = _stop_on_signal()
     context = stage_context(settings, own)
     database = open_database(settings)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    spool = Spool(settings.spool_path, archives=settings.spool_archive_days > 0)
-    outbox = Outbox(settings.outbox_path)
+    trail = AuditTrail(settings, audit, "worker", metrics=metrics.audit)
+    spool = open_spool(settings, metrics.observe_object_store)
+    warn_of_sqlite(settings)
+    outbox = open_outbox(settings, metrics.observe_object_store)
     spool.prepare()
     outbox.prepare()
     sessions = session_factory(database)
@@ -128,6 +144,8 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
         redis = connect_redis(settings)
         if not _wait_for_services(redis, database, stopping):
             return 0
+        be_present(database, "worker", closing)
+        tell_life(trail, closing)
 
         settlement = Settlement(sessions, settings.duplicate_policy, own.destinations)
         done_listeners: list[Callable[[Done], None]] = []
@@ -148,7 +166,7 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
         closing.callback(watch.stop, own.decode_timeout_s)
         maintenance = Maintenance(
             max_attempts=own.max_attempts,
-            give_up=lambda request, attempts: _give_up(settlement, pipeline, spool, request, attempts),
+            give_up=lambda request, attempts: _give_up(settlement, pipeline, spool, outbox, request, attempts),
             metrics=metrics,
         )
         worker = _batch_worker(redis, own, name, pipeline, maintenance, metrics)
@@ -157,8 +175,10 @@ def run(settings: Settings, own: WorkerSettings, with_delivery: bool, name: str 
             "redis": lambda: None if worker.redis_up else Reason.REDIS_UNAVAILABLE.value,
             "database": lambda: database_failure(database),
             "pipeline": lambda: None if pipeline.alive else Reason.INTERNAL_ERROR.value,
+            "object_store": lambda: None if pipeline.object_store_up else Reason.OBJECT_STORE_UNAVAILABLE.value,
         }
-        telemetry = serve_telemetry(own.telemetry_address, own.telemetry_port, registry, checks)
+        pages = pages_of_worker(settings, own, worker.name, redis, sessions, metrics, engines, checks)
+        telemetry = serve_telemetry(own.telemetry_address, own.telemetry_port, registry, checks, pages)
         closing.callback(telemetry.stop)
         if with_delivery and own.destinations:
             closing.callback(_DeliveryProcess().stop)
@@ -261,15 +281,19 @@ def end_with_parent(parent_pid: int) -> None:
 
 
 def serve_telemetry(
-    address: str, port: int, registry: CollectorRegistry, checks: dict[str, Callable[[], str | None]]
+    address: str,
+    port: int,
+    registry: CollectorRegistry,
+    checks: dict[str, Callable[[], str | None]],
+    pages: dict[str, Callable[[], Page]] | None = None,
 ) -> TelemetryServer:
-    """Serve metrics and health of a process.
+    """Serve metrics, health and pages of a process.
 
     Raises:
         ConfigurationError: the port cannot be opened.
     """
     try:
-        telemetry = TelemetryServer(address, port, registry, checks)
+        telemetry = TelemetryServer(address, port, registry, checks, pages)
     except OSError as error:
         raise ConfigurationError(
             f"telemetry port {port} on {address} cannot be opened ({error.strerror}); "
@@ -326,10 +350,18 @@ def _revision(sessions: sessionmaker[Session], request: InferenceRequest) -> int
 
 
 def _give_up(
-    settlement: Settlement, pipeline: Pipeline, spool: Spool, request: InferenceRequest, attempts: int
+    settlement: Settlement,
+    pipeline: Pipeline,
+    spool: AnySpool,
+    outbox: AnyOutbox,
+    request: InferenceRequest,
+    attempts: int,
 ) -> None:
     refusal = Unprocessable(Reason.WORKER_DIED, f"{attempts} workers died with it in hand")
+    with suppress(Unprocessable):  # gone: then there is no report, and the failure is recorded all the same
+        spool.fetch(request.spool_key)
     reports = pipeline.report_refusal(request, refusal)
+    outbox.publish(report.written.file_name for report in reports)
     (state,) = settlement.settle([Outcome(request, None, refusal, deaths=attempts, reports=reports)])
     # None: the last of the dead had settled it, and only the file was left.
     end = {InstanceState.FAILED: spool.set_aside, None: spool.finish}.get(state)

@@ -63,7 +63,12 @@ class SendResult:
     @property
     def stops_queue(self) -> bool:
         """Whether the next object would fail the same way, so that trying it now is in vain."""
-        stopping = {Reason.DESTINATION_UNREACHABLE, Reason.DESTINATION_UNAUTHORISED, Reason.DESTINATION_NOT_FOUND}
+        stopping = {
+            Reason.DESTINATION_UNREACHABLE,
+            Reason.DESTINATION_UNAUTHORISED,
+            Reason.DESTINATION_NOT_FOUND,
+            Reason.OBJECT_STORE_UNAVAILABLE,
+        }
         return self.reason in stopping or self.retry_after_s is not None
 
 

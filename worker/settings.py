@@ -178,8 +178,30 @@ class WorkerSettings(FileSettings):
     )
     outbox_keep_days: float = Field(7, gt=0, description="How long delivered outputs stay re-sendable.")
 
+    retain_studies_days: float = Field(
+        0,
+        ge=0,
+        description="`retain` deletes all records of a study this long after its last instance was received; 0 never.",
+    )
+    retain_set_aside_days: float = Field(
+        0, ge=0, description="`retain` removes instances that were set aside this long ago; 0 never."
+    )
+    retain_dead_deliveries_days: float = Field(
+        0, ge=0, description="`retain` forgets deliveries given up this long ago, so that their files can go; 0 never."
+    )
+    retain_shadow_days: float = Field(
+        0, ge=0, description="`retain` deletes what versions in the shadow found this long ago; 0 never."
+    )
+    retain_commitments_days: float = Field(
+        0, ge=0, description="`retain` deletes our commitment requests of this long ago; 0 never."
+    )
+    retain_keep_file: Path | None = Field(
+        None, description="File of Study Instance UIDs, one a line, that `retain` leaves alone (legal hold)."
+    )
+
     telemetry_address: str = "127.0.0.1"
     telemetry_port: int = Field(9109, ge=0, le=65535, description="Metrics and health of `run`; 0 takes a free port.")
+    status_page: bool = Field(True, description="Whether `run` shows its status page on that port, at `/`.")
     delivery_telemetry_port: int = Field(9110, ge=0, le=65535, description="The same of `deliver`.")
 
     @property
@@ -193,6 +215,8 @@ class WorkerSettings(FileSettings):
         names = [destination.name for destination in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
+        if self.retain_commitments_days and self.retain_commitments_days * 86400 < self.commitment_give_up_s:
+            raise ValueError("retain_commitments_days must not be less than commitment_give_up_s: reports may come")
         if self.heartbeat_interval_s * 2 > self.job_heartbeat_ttl_s:
             raise ValueError("job_heartbeat_ttl_s must be at least twice heartbeat_interval_s")
         return self

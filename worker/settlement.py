@@ -6,7 +6,8 @@ or whose bytes were replaced, is left alone, and inference rows are unique on (i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import singledispatch
@@ -17,8 +18,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models.engines.engine import EngineInfo
 from models.errors import Reason, Skipped, Transient, Unprocessable
-from models.records.base import Base, insert_ignoring, utc_now
-from models.records.dicom import SETTLED_STATES, Instance, InstanceState, Series, Study
+from models.records.base import Base, utc_now
+from models.records.dicom import SETTLED_STATES, Instance, InstanceState
 from models.records.findings import ClassificationFinding, ZoneFinding, ZoneSummary, delete_findings
 from models.records.inference import Inference, ModelVersion
 from models.records.ledger import DuplicatePolicy, Registration, register
@@ -30,6 +31,8 @@ from models.store.manifest import Manifest
 from models.telemetry import get_logger
 from worker.findings import Classification, CongestionFinding, Finding
 from worker.output_records import record_output
+from worker.phantom import is_phantom, stays_here
+from worker.placing import VersionKey, place_studies, place_versions
 from worker.rendering import MadeOutput
 from worker.settings import Recipient
 from worker.source import SourceFacts
@@ -112,21 +115,43 @@ class Settlement:
         return [self._settle_alone(outcome) for outcome in outcomes]
 
     def _settle_together(self, outcomes: Sequence[Outcome]) -> list[InstanceState | None]:
-        # One lock order for all workers, or two batches with the same instances could wait for each other.
-        order = sorted(range(len(outcomes)), key=lambda index: outcomes[index].request.sop_instance_uid)
         states: list[InstanceState | None] = [None] * len(outcomes)
         try:
             with self._sessions.begin() as session:
-                for index in order:
-                    states[index] = self._write(session, outcomes[index])
+                for turn in _turns(outcomes):
+                    self._settle_turn(session, outcomes, turn, states)
                 if self._summarises:
-                    settled = [index for index in order if states[index] in SETTLED_STATES]
-                    note_changes(session, [outcomes[index].request.sop_instance_uid for index in settled])
+                    settled = [
+                        each.request.sop_instance_uid
+                        for each, state in zip(outcomes, states, strict=True)
+                        if state in SETTLED_STATES
+                    ]
+                    note_changes(session, [uid for uid in settled if not is_phantom(uid)])
         except SQLAlchemyError as error:
             if is_outage(error):
                 raise Transient(Reason.DATABASE_UNAVAILABLE) from error
             raise
         return states
+
+    def _settle_turn(
+        self,
+        session: Session,
+        outcomes: Sequence[Outcome],
+        turn: Sequence[int],
+        states: list[InstanceState | None],
+    ) -> None:
+        """Write the outcomes at the places `turn`, of different instances, and fill their `states`."""
+        # Rows that other batches may want are locked kind by kind, and in one order: instances, studies, series,
+        # versions. Or two batches could wait for each other.
+        open_to_writing = []
+        for index in turn:
+            states[index], writes = self._open(session, outcomes[index])
+            if writes:
+                open_to_writing.append((index, outcomes[index]))
+        series_ids = place_studies(session, [each.facts for _, each in open_to_writing if each.facts is not None])
+        version_ids = place_versions(session, [made.manifest for _, each in open_to_writing for made in each.results])
+        for index, outcome in open_to_writing:
+            states[index] = self._write(session, outcome, series_ids, version_ids)
 
     def _settle_alone(self, outcome: Outcome) -> InstanceState | None:
         try:
@@ -145,16 +170,25 @@ class Settlement:
             log.error("instance_not_settled", spool_key=outcome.request.spool_key, exc_info=error)
             return InstanceState.RECEIVED
 
-    def _write(self, session: Session, outcome: Outcome) -> InstanceState | None:
-        request = outcome.request
-        registration = register(session, [request], self._policy)[request.spool_key]
+    def _open(self, session: Session, outcome: Outcome) -> tuple[InstanceState | None, bool]:
+        """Lock the instance's row; say whether it is to be written, and what `settle` returns where it is not."""
+        registration = register(session, [outcome.request], self._policy)[outcome.request.spool_key]
         if not registration.to_be_queued:
-            return None
-        if registration is Registration.REPLACED and outcome.outputs:
-            # Nobody had registered these bytes before, so their outputs were made under the UIDs of the old ones.
-            # The revision counts now; done again, they get UIDs of their own.
-            return InstanceState.RECEIVED
-        row = session.scalars(select(Instance).where(Instance.sop_instance_uid == request.sop_instance_uid)).one()
+            return None, False
+        # Where nobody had registered these bytes before, their outputs were made under the UIDs of the old ones.
+        # The revision counts now; done again, they get UIDs of their own.
+        stale = registration is Registration.REPLACED and bool(outcome.outputs)
+        return InstanceState.RECEIVED, not stale
+
+    def _write(
+        self,
+        session: Session,
+        outcome: Outcome,
+        series_ids: Mapping[str, int],
+        version_ids: Mapping[VersionKey, int],
+    ) -> InstanceState:
+        uid = outcome.request.sop_instance_uid
+        row = session.scalars(select(Instance).where(Instance.sop_instance_uid == uid)).one()
         now = utc_now()
         row.state = outcome.state
         row.reason = outcome.refusal.reason.value if outcome.refusal else None
@@ -163,10 +197,14 @@ class Settlement:
         row.inferred_at = outcome.inferred_at
         row.settled_at = now
         if outcome.facts is not None:
-            _place(session, row, outcome.facts)
+            row.series_id = series_ids[outcome.facts.series_instance_uid]
+            row.instance_number = outcome.facts.instance_number
+            row.view_position = outcome.facts.view_position
+            row.laterality = outcome.facts.laterality
         for result in outcome.results:
-            self._write_result(session, row, result, outcome.inferred_at or now)
-        recipients = [to.name for to in self._destinations if to.not_analysed]
+            version_id = version_ids[result.manifest.task, result.manifest.version]
+            self._write_result(session, row, result, version_id, outcome.inferred_at or now)
+        recipients = [to.name for to in self._destinations_of(row) if to.not_analysed]
         for made in outcome.reports:
             record_output(session, made, recipients, instance_id=row.id)
         session.flush()
@@ -204,7 +242,9 @@ class Settlement:
                 )
                 if session.scalar(answered) is not None:
                     return False
-                self._write_result(session, row, result, inferred_at)
+                version_ids = place_versions(session, [result.manifest])
+                version_id = version_ids[result.manifest.task, result.manifest.version]
+                self._write_result(session, row, result, version_id, inferred_at)
                 if self._summarises and result.outputs:
                     note_changes(session, [sop_instance_uid])  # told to nobody, it changes no summary either
                 return True
@@ -213,8 +253,9 @@ class Settlement:
                 raise Transient(Reason.DATABASE_UNAVAILABLE) from error
             raise
 
-    def _write_result(self, session: Session, row: Instance, result: TaskResult, inferred_at: datetime) -> None:
-        version_id = _model_version_id(session, result.manifest)
+    def _write_result(
+        self, session: Session, row: Instance, result: TaskResult, version_id: int, inferred_at: datetime
+    ) -> None:
         inference = Inference(
             instance_id=row.id,
             model_version_id=version_id,
@@ -226,8 +267,11 @@ class Settlement:
         session.flush()
         session.add_all(rows_of(result.finding, inference.id))
         for made in result.outputs:
-            recipients = [to.name for to in self._destinations if made.kind in to.outputs]
+            recipients = [to.name for to in self._destinations_of(row) if made.kind in to.outputs]
             record_output(session, made, recipients, instance_id=row.id, version_id=version_id)
+
+    def _destinations_of(self, row: Instance) -> tuple[Recipient, ...]:
+        return () if stays_here(row.sop_instance_uid) else self._destinations
 
 
 @singledispatch
@@ -303,50 +347,14 @@ def forget_outcome(session: Session, row: Instance) -> None:
     row.queued_at = row.inferred_at = row.settled_at = None
 
 
-def _place(session: Session, row: Instance, facts: SourceFacts) -> None:
-    session.execute(
-        insert_ignoring(session, Study).values(
-            study_instance_uid=facts.study_instance_uid,
-            accession_number=facts.accession_number,
-            study_date=facts.study_date,
-            study_description=facts.study_description,
-            patient_id=facts.patient_id,
-            patient_id_issuer=facts.patient_id_issuer,
-            patient_name=facts.patient_name,
-            patient_birth_date=facts.patient_birth_date,
-            patient_sex=facts.patient_sex,
-        )
-    )
-    study_id = session.scalars(select(Study.id).where(Study.study_instance_uid == facts.study_instance_uid)).one()
-    session.execute(
-        insert_ignoring(session, Series).values(
-            study_id=study_id,
-            series_instance_uid=facts.series_instance_uid,
-            modality=facts.modality,
-            body_part_examined=facts.body_part_examined,
-            series_description=facts.series_description,
-            manufacturer=facts.manufacturer,
-            manufacturer_model_name=facts.manufacturer_model_name,
-        )
-    )
-    row.series_id = session.scalars(
-        select(Series.id).where(Series.series_instance_uid == facts.series_instance_uid)
-    ).one()
-    row.instance_number = facts.instance_number
-    row.view_position = facts.view_position
-    row.laterality = facts.laterality
-
-
-def _model_version_id(session: Session, manifest: Manifest) -> int:
-    session.execute(
-        insert_ignoring(session, ModelVersion).values(
-            task=manifest.task,
-            version=manifest.version,
-            network=manifest.network,
-            network_sha256=manifest.files["network.onnx"],
-            first_served_at=utc_now(),
-        )
-    )
-    return session.scalars(
-        select(ModelVersion.id).where(ModelVersion.task == manifest.task, ModelVersion.version == manifest.version)
-    ).one()
+def _turns(outcomes: Sequence[Outcome]) -> list[list[int]]:
+    """Give the places of outcomes by UID; one instance a second time comes in a later turn, where it is settled."""
+    turns: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for index in sorted(range(len(outcomes)), key=lambda index: outcomes[index].request.sop_instance_uid):
+        uid = outcomes[index].request.sop_instance_uid
+        if seen[uid] == len(turns):
+            turns.append([])
+        turns[seen[uid]].append(index)
+        seen[uid] += 1
+    return turns

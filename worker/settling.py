@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from models.any_spool import AnySpool
 from models.errors import Reason, Transient
 from models.records.dicom import InstanceState
 from models.requests import InferenceRequest
-from models.spool import Spool
 from models.telemetry import get_logger
+from worker.carrier import Carrier
 from worker.item import Item
 from worker.metrics import WorkerMetrics
 from worker.settlement import Outcome, Settlement, TaskResult
@@ -48,6 +49,7 @@ class SettlingStage:
         most: instances that one transaction takes.
         stopping: set when waiting for a database that is away is to end.
         on_done: is told of each instance that left.
+        carrier: ends several at a time, where the spool is a bucket.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class SettlingStage:
         *,
         ready: queue.SimpleQueue[Item | None],
         most: int,
-        spool: Spool,
+        spool: AnySpool,
         settlement: Settlement,
         metrics: WorkerMetrics,
         stopping: threading.Event,
         on_done: Callable[[Done], None],
         shadows: ShadowRunner | None,
+        carrier: Carrier | None = None,
     ) -> None:
         self._ready = ready
         self._most = most
@@ -70,6 +73,7 @@ class SettlingStage:
         self._stopping = stopping
         self._on_done = on_done
         self._shadows = shadows
+        self._carrier = carrier
 
     def run(self) -> None:
         """Settle until told that nothing more comes."""
@@ -88,15 +92,33 @@ class SettlingStage:
             if last:
                 return
 
-    def _settle(self, items: list[Item]) -> None:
+    def _settle(self, taken: list[Item]) -> None:
+        for item in taken:
+            if item.postponed is not None:
+                self._postpone(item, item.postponed)
+        items = [item for item in taken if item.postponed is None]
+        if items:
+            self._settle_sound(items)
+
+    def _postpone(self, item: Item, reason: Reason) -> None:
+        """Let an instance go that is not settled: its file is pending, and the SCP's sweep queues it again."""
+        self._spool.drop_copy(item.request.spool_key)
+        log.warning("instance_postponed", sop_instance_uid=item.request.sop_instance_uid, reason=reason.value)
+        self._on_done(Done(item.request, InstanceState.RECEIVED, reason))
+
+    def _settle_sound(self, items: list[Item]) -> None:
         outcomes = [self._outcome(item) for item in items]
         times = StageTimes()
         with times.measure("settle"):
             states = self._settle_until_done(outcomes)
             if states is None:
                 return
-            for outcome, state in zip(outcomes, states, strict=True):
-                self._end_in_spool(outcome, state)
+            ended = zip(outcomes, states, strict=True)
+            if self._carrier is None:
+                for outcome, state in ended:
+                    self._end_in_spool(outcome, state)
+            else:
+                self._carrier.for_each(lambda pair: self._end_in_spool(*pair), ended)
         self._metrics.observe_times(times)
         for item, outcome, state in zip(items, outcomes, states, strict=True):
             reason = outcome.refusal.reason if outcome.refusal else None

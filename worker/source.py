@@ -2,74 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.valuerep import DA
 
-from models.errors import ConfigurationError, Reason, Unprocessable
-from models.records.patient_identity import BY_COLUMN, Kept
-from models.settings import PatientIdentity, Settings
-from models.spool import is_valid_uid
+from models.errors import Reason, Unprocessable
+from models.records.identity import IdentityPolicy as IdentityPolicy  # whoever reads facts needs it
+from models.records.identity import fitting, stored_patient_id, value_of, whole_text
+from models.records.patient_identity import Kept
+from models.spool_places import is_valid_uid
 from worker.known_terms import known_term
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityPolicy:
-    """What of patient identity is stored, and the key of the hashes when pseudonymised.
-
-    The hashes of one key are the same on every day and every host, so that studies of one patient stay together, and
-    mean nothing without the key. Another key makes other hashes: from the change on a patient has another pseudonym,
-    and rows written before keep theirs.
-    """
-
-    mode: PatientIdentity
-    key: bytes = field(default=b"", repr=False)
-
-    @classmethod
-    def of(cls, settings: Settings) -> IdentityPolicy:
-        """Read the policy from the settings.
-
-        Raises:
-            ConfigurationError: pseudonymised without a key.
-        """
-        key = settings.phi_key.get_secret_value().encode() if settings.phi_key else b""
-        if settings.phi is PatientIdentity.PSEUDONYMISED and len(key) < 16:
-            raise ConfigurationError("RADSTREAM_PHI_KEY: pseudonymised records need a secret key of 16 characters")
-        return cls(settings.phi, key)
-
-    def kept(self, column: str) -> Kept:
-        """What is stored in a column of the records."""
-        return BY_COLUMN[column].kept(self.mode)
-
-    def identifier(self, text: str | None) -> str | None:
-        """Give an accession number as it is stored: itself, its keyed hash (32 hex digits), or nothing.
-
-        What somebody types is looked up by the same.
-        """
-        return self._identifier("accession_number", text, text)
-
-    def patient_identifier(self, patient_id: str | None, issuer: str | None) -> str | None:
-        """Give a patient identifier likewise; its hash is that of identifier and issuer: two issuers may give out one.
-
-        Texts hold no NUL (`read_facts` takes control characters out), so that no other identifier, and no accession
-        number, has the same hash.
-        """
-        return self._identifier("patient_id", patient_id, f"{issuer or ''}\x00{patient_id}")
-
-    def _identifier(self, column: str, text: str | None, hashed: str | None) -> str | None:
-        if text is None or hashed is None or self.kept(column) is Kept.NOTHING:
-            return None
-        if self.kept(column) is Kept.AS_SENT:
-            return text
-        return hmac.new(self.key, hashed.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +48,13 @@ def read_facts(header: Dataset, policy: IdentityPolicy) -> SourceFacts:
         Unprocessable: study or series UID are missing or invalid, so the instance belongs nowhere.
     """
     text = partial(_text, header, policy)
-    patient_id, issuer = _whole(header, "PatientID"), _whole(header, "IssuerOfPatientID")
     return SourceFacts(
         study_instance_uid=_uid(header, "StudyInstanceUID"),
         series_instance_uid=_uid(header, "SeriesInstanceUID"),
-        accession_number=_fitting(policy.identifier(_whole(header, "AccessionNumber")), 64),
+        accession_number=fitting(policy.identifier(whole_text(header, "AccessionNumber")), 64),
         study_date=_date(header, policy, "study_date", "StudyDate"),
         study_description=text("study_description", "StudyDescription", 64),
-        patient_id=_fitting(policy.patient_identifier(patient_id, issuer), 64),
+        patient_id=stored_patient_id(header, policy),
         patient_id_issuer=text("patient_id_issuer", "IssuerOfPatientID", 64),
         patient_name=text("patient_name", "PatientName", 324),
         patient_birth_date=_date(header, policy, "patient_birth_date", "PatientBirthDate"),
@@ -126,16 +70,8 @@ def read_facts(header: Dataset, policy: IdentityPolicy) -> SourceFacts:
     )
 
 
-def _value(header: Dataset, keyword: str) -> Any:
-    # A malformed value raises whatever its parser raises; for the records it is absent.
-    try:
-        return header.get(keyword)
-    except Exception:
-        return None
-
-
 def _uid(header: Dataset, keyword: str) -> str:
-    uid = str(_value(header, keyword) or "")
+    uid = str(value_of(header, keyword) or "")
     if not uid or not is_valid_uid(uid):
         raise Unprocessable(Reason.MALFORMED_DATASET, f"{keyword} is missing or invalid")
     return uid
@@ -143,32 +79,17 @@ def _uid(header: Dataset, keyword: str) -> str:
 
 def _text(header: Dataset, policy: IdentityPolicy, column: str, keyword: str, length: int) -> str | None:
     kept = policy.kept(column)
-    text = _whole(header, keyword)
+    text = whole_text(header, keyword)
     if text is None or kept is Kept.NOTHING:
         return None
     return known_term(column, text) if kept is Kept.KNOWN_TERM else text[:length]
-
-
-def _whole(header: Dataset, keyword: str) -> str | None:
-    value = _value(header, keyword)
-    if value is None:
-        return None
-    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
-    # PostgreSQL refuses NUL, terminals obey other control characters, and surrogates cannot be encoded.
-    text = "".join(sign for sign in text if unicodedata.category(sign) != "Cc")
-    return text.encode("utf-8", "replace").decode().strip() or None
-
-
-def _fitting(identifier: str | None, length: int) -> str | None:
-    # A shortened identifier may be that of another patient; it is better to have none.
-    return identifier if identifier is not None and len(identifier) <= length else None
 
 
 def _date(header: Dataset, policy: IdentityPolicy, column: str, keyword: str) -> date | None:
     if policy.kept(column) is not Kept.AS_SENT:
         return None
     try:
-        parsed = DA(str(_value(header, keyword) or ""))
+        parsed = DA(str(value_of(header, keyword) or ""))
     except Exception:
         return None
     return date(parsed.year, parsed.month, parsed.day) if parsed else None
@@ -176,7 +97,7 @@ def _date(header: Dataset, policy: IdentityPolicy, column: str, keyword: str) ->
 
 def _integer(header: Dataset, keyword: str) -> int | None:
     try:
-        number = int(str(_value(header, keyword)))
+        number = int(str(value_of(header, keyword)))
     except (TypeError, ValueError):
         return None
     return number if -(2**31) <= number < 2**31 else None  # the column is 32 bits wide

@@ -59,6 +59,8 @@ class StowSender:
 
         self.name = destination.name
         self._destination = destination
+        tls = _tls(destination)
+        self.tls_context: ssl.SSLContext | None = tls.get("ssl_context")
         self._url = f"{destination.url.rstrip('/')}/studies"
         silence_s = destination.timeout_s or timeout_s
         self._pool = PoolManager(
@@ -66,7 +68,7 @@ class StowSender:
             maxsize=1,
             retries=Retry(0, redirect=0, raise_on_redirect=False),
             timeout=Timeout(connect=min(silence_s, CONNECT_TIMEOUT_S), read=silence_s),
-            **_tls(destination),
+            **tls,
         )
         try:
             self._authorisation()
@@ -95,6 +97,36 @@ class StowSender:
         except (HTTPError, OSError) as error:
             log.warning("send_failed", destination=self.name, exc_info=error)
             return SendResult(reason=Reason.DESTINATION_UNREACHABLE)
+
+    def probe(self, method: str, query: str = "") -> tuple[int, str]:
+        """Ask the service something that writes nothing.
+
+        Args:
+            method: of HTTP.
+            query: with its question mark.
+
+        Returns:
+            The HTTP status and the methods that it says it allows.
+
+        Raises:
+            HTTPError, OSError, ValueError: it cannot be asked, or our credentials cannot be read.
+        """
+        answer = self._pool.request(
+            method,
+            self._url + query,
+            headers={
+                **self._authorisation(),
+                "Accept": "application/dicom+json",
+                "User-Agent": IMPLEMENTATION_VERSION_NAME,
+            },
+            preload_content=False,
+            redirect=False,
+        )
+        try:
+            return answer.status, answer.headers.get("Allow", answer.headers.get("Access-Control-Allow-Methods", ""))
+        finally:
+            # Not read: what a search finds, against expectation, is about patients.
+            answer.close()
 
     def release_idle(self) -> None:
         """Nothing to do: an idle HTTP connection holds nothing at the peer, which closes it as it likes."""

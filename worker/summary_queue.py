@@ -16,14 +16,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from models.errors import Reason
+from models.errors import Reason, Transient
 from models.records.base import utc_now
 from models.records.dicom import Instance, InstanceState, Series, Study
 from models.records.outputs import Output, OutputKind
@@ -35,7 +34,7 @@ from worker.outputs.files import WrittenOutput
 from worker.rendering import MadeOutput
 from worker.settings import Recipient, WorkerSettings
 from worker.study_summary import Reference, StudyFacts, read_study
-from worker.summary_source import SummarySource
+from worker.summary_source import Source, SummarySource
 
 log = get_logger("worker.summaries")
 
@@ -55,7 +54,7 @@ class _Task:
     changes: int
     attempts: int
     facts: StudyFacts
-    paths: tuple[Path, ...]
+    sources: tuple[Source, ...]
     earlier: tuple[Reference, ...]
 
 
@@ -179,7 +178,7 @@ class SummaryQueue:
             row.changes,
             row.attempts,
             read_study(session, study),
-            tuple(self._source.paths(session, study.id)),
+            tuple(self._source.sources(session, study.id)),
             tuple(Reference(each.sop_class_uid, each.sop_instance_uid, each.series_instance_uid) for each in earlier),
         )
 
@@ -215,7 +214,7 @@ class SummaryQueue:
 
         if not task.facts.instances:
             return None
-        header = self._source.header(task.paths, task.study)
+        header = self._source.header(task.sources, task.study)
         if header is None:
             return None
         uid = summary_uid(task.facts)
@@ -223,7 +222,9 @@ class SummaryQueue:
         known = [each.sop_instance_uid for each in task.earlier]
         before = task.earlier[: known.index(uid)] if uid in known else task.earlier
         order = SummaryOrder(header, task.facts, before[-1] if before else None, len(before) + 1)
-        return write_study_summary(order, self._source.outbox.root)
+        written = write_study_summary(order, self._source.outbox.root)
+        self._source.outbox.publish([written.file_name])
+        return written
 
     def _finish(self, task: _Task, written: WrittenOutput | None) -> str:
         """Write down what became of it, unless the study has changed; say it in a word."""
@@ -244,6 +245,7 @@ class SummaryQueue:
 
     def _put_off(self, task: _Task, error: Exception) -> None:
         reason = Reason.OUT_OF_SPACE if isinstance(error, OSError) else Reason.INTERNAL_ERROR
+        reason = error.reason if isinstance(error, Transient) else reason
         first, longest = self._settings.delivery_first_retry_s, self._settings.delivery_longest_retry_s
         wait = min(first * 2.0 ** min(task.attempts, 30), longest)
         with self._sessions.begin() as session:

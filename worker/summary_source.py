@@ -21,16 +21,15 @@ from pydicom.tag import Tag
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.errors import Unprocessable
+from models.any_spool import AnySpool
+from models.errors import ObjectStoreUnavailable, Unprocessable
 from models.pixels.attributes import read_text
 from models.pixels.header import read_header
 from models.records.dicom import Instance, Series, Study
 from models.records.outputs import Output
 from models.settings import PatientIdentity
-from models.spool import Spool
 from worker.disagreements import key_of
-from worker.outbox import Outbox
-from worker.spool_search import find_file
+from worker.outbox import AnyOutbox
 
 FILES_AT_MOST: Final = 50
 """Outputs, and then instances, whose files are looked for; one is enough."""
@@ -47,6 +46,14 @@ _RECORDED_DATES: Final = {"PatientBirthDate": "patient_birth_date", "StudyDate":
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where the header of a study may be found: the file name of an output, or the spool key of an instance."""
+
+    name: str
+    is_output: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SummarySource:
     """Finds the header of a study.
 
@@ -54,26 +61,44 @@ class SummarySource:
         identity: the mode of `RADSTREAM_PHI`.
     """
 
-    outbox: Outbox
-    spool: Spool
+    outbox: AnyOutbox
+    spool: AnySpool
     identity: PatientIdentity
 
-    def paths(self, session: Session, study_id: int) -> list[Path]:
+    def sources(self, session: Session, study_id: int) -> list[Source]:
         """List the files that may be there, the best first."""
-        return [*self._outputs(session, study_id), *self._spooled(session, study_id)]
+        return [*self._outputs(session, study_id), *self._instances(session, study_id)]
 
-    def header(self, paths: Iterable[Path], study: Study) -> Dataset | None:
-        """Give patient and study attributes of a study; None when nothing has them any more."""
-        for path in paths:
+    def header(self, sources: Iterable[Source], study: Study) -> Dataset | None:
+        """Give patient and study attributes of a study; None when nothing has them any more.
+
+        Raises:
+            Transient: the bucket of spool and outbox is away.
+        """
+        for source in sources:
             try:
+                path = self._path_of(source)
+                if path is None:
+                    continue
                 header = read_header(path)
+            except ObjectStoreUnavailable:
+                raise
             except (OSError, Unprocessable):
                 continue
+            finally:
+                if source.is_output:
+                    self.outbox.let_go(source.name)
             if read_text(header, "StudyInstanceUID") == study.study_instance_uid:
                 return header
         return self._recorded(study)
 
-    def _outputs(self, session: Session, study_id: int) -> Iterator[Path]:
+    def _path_of(self, source: Source) -> Path | None:
+        if source.is_output:
+            return self.outbox.fetch(source.name)
+        file = self.spool.find(source.name)
+        return None if file is None else self.spool.fetch_file(file)
+
+    def _outputs(self, session: Session, study_id: int) -> Iterator[Source]:
         # The newest first: a patient may have been corrected between two instances.
         newest = select(Output.file_name).order_by(Output.id.desc()).limit(FILES_AT_MOST)
         of_instances = (
@@ -82,9 +107,9 @@ class SummarySource:
             .where(Series.study_id == study_id)
         )
         for statement in (of_instances, newest.where(Output.study_id == study_id)):
-            yield from (self.outbox.path_of(name) for name in session.scalars(statement).all())
+            yield from (Source(name, is_output=True) for name in session.scalars(statement).all())
 
-    def _spooled(self, session: Session, study_id: int) -> Iterator[Path]:
+    def _instances(self, session: Session, study_id: int) -> Iterator[Source]:
         statement = (
             select(Instance)
             .join(Series, Series.id == Instance.series_id)
@@ -93,8 +118,7 @@ class SummarySource:
             .limit(FILES_AT_MOST)
         )
         for row in session.scalars(statement).all():
-            if (file := find_file(self.spool, key_of(row))) is not None:
-                yield file.path
+            yield Source(key_of(row), is_output=False)
 
     def _recorded(self, study: Study) -> Dataset | None:
         # A name is never recorded beside a hash: with one, the rest is as it was sent.

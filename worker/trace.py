@@ -18,16 +18,16 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from models.any_spool import AnySpool
 from models.errors import Reason
 from models.queues import chunks
 from models.records.dicom import Instance, Series, Study
 from models.records.inference import Inference, ModelVersion
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.summaries import StudySummary
-from models.spool import Spool
-from worker.outbox import Outbox
+from worker.outbox import AnyOutbox
 from worker.queue_place import QueuePlace, Workers, find_place, find_workers, keys_of
-from worker.spool_search import SpoolFile, files_of_instance, files_of_study, find_file
+from worker.spool_search import FoundFile, files_of_instance, files_of_study, find_file
 from worker.trace_facts import Answer, DeliveryTrace, InstanceTrace, LedgerEntry, OutputTrace, SummaryNote, Trace
 
 CHUNK: Final = 500
@@ -37,7 +37,9 @@ CHUNK: Final = 500
 class Tracer:
     """Looks in every place. `sessions` is None when the database does not answer."""
 
-    def __init__(self, sessions: sessionmaker[Session] | None, spool: Spool, redis: Redis, outbox: Outbox) -> None:
+    def __init__(
+        self, sessions: sessionmaker[Session] | None, spool: AnySpool, redis: Redis, outbox: AnyOutbox
+    ) -> None:
         self._sessions = sessions
         self._spool = spool
         self._redis: Redis | None = redis
@@ -149,7 +151,7 @@ class Tracer:
                     version,
                     row.sop_instance_uid,
                     row.created_at,
-                    self._outbox.path_of(row.file_name).exists(),
+                    row.file_name in self._outbox,
                     tuple(deliveries[row.id]),
                 )
             )
@@ -192,7 +194,7 @@ class Tracer:
         if not found and not seen:
             yield from self._of_jobs(asked)
 
-    def _of_file(self, file: SpoolFile, study: str | None) -> InstanceTrace:
+    def _of_file(self, file: FoundFile, study: str | None) -> InstanceTrace:
         for each in self._recorded_as(file.sop_instance_uid):
             return replace(each, study_instance_uid=each.study_instance_uid or study)
         return InstanceTrace(file.sop_instance_uid, study, None, file, self._place(file.key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -36,7 +37,9 @@ def add_arguments(commands: Any) -> None:
         "Exit status 1 when it is known nowhere.",
     )
     trace.add_argument(
-        "asked", metavar="ACCESSION|UID", help="accession number, Study Instance UID or SOP Instance UID (ours, too)"
+        "asked",
+        metavar="ACCESSION|UID|study:NUMBER",
+        help="accession number, Study or SOP Instance UID (ours, too), or a study as the status page names it",
     )
     trace.add_argument("--format", choices=["table", "json"], default="table", help="default: table")
 
@@ -47,9 +50,9 @@ def trace(arguments: Namespace, settings: Settings, own: WorkerSettings) -> int:
     Raises:
         ConfigurationError: a setting is wrong, or the database is not migrated.
     """
+    from models.any_spool import open_spool
     from models.records.base import utc_now
-    from models.spool import Spool
-    from worker.outbox import Outbox
+    from worker.outbox import open_outbox
     from worker.running import connect_redis
     from worker.source import IdentityPolicy
     from worker.trace import Tracer
@@ -58,11 +61,12 @@ def trace(arguments: Namespace, settings: Settings, own: WorkerSettings) -> int:
     stored = IdentityPolicy.of(settings).identifier(asked)
     with ExitStack() as closing:
         sessions = _open_records(settings, closing)
+        asked = named_by_number(asked, sessions)
         redis = connect_redis(settings)
         closing.callback(redis.close)
         progress = closing.enter_context(_progress())
         bar = progress.add_task("spool files", total=None)
-        tracer = Tracer(sessions, Spool(settings.spool_path), redis, Outbox(settings.outbox_path))
+        tracer = Tracer(sessions, open_spool(settings), redis, open_outbox(settings))
         found = tracer.trace(asked, stored, lambda: progress.advance(bar))
     away = _away(found)
     for line in away:
@@ -88,6 +92,25 @@ def _open_records(settings: Settings, closing: ExitStack) -> sessionmaker[Sessio
     except (SQLAlchemyError, OSError):
         return None
     return session_factory(database)
+
+
+def named_by_number(asked: str, sessions: sessionmaker[Session] | None) -> str:
+    """Give the UID of ``study:NUMBER``, which is how the status page names studies; anything else as it is."""
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from models.records.dicom import Study
+
+    number = re.fullmatch(r"study:(\d{1,18})", asked)
+    if number is None or sessions is None:
+        return asked
+    try:
+        with sessions() as session:
+            session.connection(execution_options={"read_only": True})
+            uid = session.scalar(select(Study.study_instance_uid).where(Study.id == int(number[1])))
+    except SQLAlchemyError:
+        return asked
+    return uid or asked
 
 
 def _progress() -> Any:
@@ -220,7 +243,7 @@ def _write_instance(each: InstanceTrace, stream: TextIO) -> None:
             at: datetime | None = getattr(entry, f"{step}_at")
             after = f"   {durations[step]:+.3f} s" if step in durations else ""
             _say(stream, 2, f"{step:<10} {_moment(at)}{after}")
-    _say(stream, 2, f"spool  {f'{each.spool.place.value}, {each.spool.path}' if each.spool else 'no file'}")
+    _say(stream, 2, f"spool  {f'{each.spool.place.value}, {each.spool.location}' if each.spool else 'no file'}")
     if each.queue is not None:
         _say(stream, 2, f"queue  {_queue_in_words(each.queue)}")
     for answer in each.answers:

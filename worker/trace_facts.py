@@ -10,7 +10,7 @@ from models.records.dicom import InstanceState
 from models.records.outputs import DeliveryState
 from models.records.summaries import SummaryState
 from worker.queue_place import QueuePlace, Workers
-from worker.spool_search import SpoolFile
+from worker.spool_search import FoundFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class InstanceTrace:
     sop_instance_uid: str
     study_instance_uid: str | None
     ledger: LedgerEntry | None
-    spool: SpoolFile | None
+    spool: FoundFile | None
     queue: QueuePlace | None
     answers: tuple[Answer, ...] = ()
     outputs: tuple[OutputTrace, ...] = ()

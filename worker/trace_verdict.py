@@ -11,9 +11,9 @@ from models.errors import Reason
 from models.records.dicom import InstanceState
 from models.records.outputs import DeliveryState, OutputKind
 from models.records.summaries import SummaryState
+from models.spool_places import SpoolPlace
 from worker.queue_place import QueuePlace, QueueStatus, Workers
 from worker.settings import AnyDestination
-from worker.spool_search import SpoolPlace
 from worker.trace_facts import DeliveryTrace, InstanceTrace, LedgerEntry, OutputTrace, SummaryNote, Trace
 
 PATIENCE: Final = timedelta(seconds=60)
@@ -81,7 +81,7 @@ def _unknown_to_ledger(instance: InstanceTrace, trace: Trace, moment: datetime) 
         )
     return Verdict(
         "was set aside unread: its file is none that the SCP wrote, so the ledger does not know it",
-        f"look at {instance.spool.path}",
+        f"look at {instance.spool.location}",
     )
 
 

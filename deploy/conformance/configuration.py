@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from deploy.conformance.attribute_docs import documented_attributes
 from deploy.conformance.markdown import paragraphs, table
+from models.audit.settings import AuditSettings
 from models.settings import FileSettings, Settings
 from scp.settings import CommitmentPeer, ScpSettings
 from worker.settings import Destination, RemoteEntity, StowDestination, WorkerSettings
@@ -55,7 +56,7 @@ def render() -> str:
         "### 6.4 Configuration of media storage and real-time video services",
         "Not applicable.",
         "### 6.5 Configuration of audit trail",
-        "Not applicable: no audit messages are sent.",
+        _settings(AuditSettings),
     )
 
 

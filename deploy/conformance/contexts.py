@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from pynetdicom import build_context
 from pynetdicom.presentation import PresentationContext
@@ -17,10 +16,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from deploy.conformance.markdown import paragraphs, table, uid_cells
+from models.diagnosis.peers import ASKED_SYNTAXES, VERIFICATION
 from models.pixels.syntaxes import DECODABLE_TRANSFER_SYNTAXES, LOSSY_TRANSFER_SYNTAXES
 from scp.commitment_messages import PUSH_MODEL
 from scp.contexts import COMMITMENT_TRANSFER_SYNTAXES, RADIOGRAPH_SOP_CLASSES, storage_classes, supported_contexts
-from worker import commitment
+from worker import commitment, phantom
 from worker.sender import OUTPUT_STORAGE_CLASSES, OUTPUT_TRANSFER_SYNTAXES
 
 
@@ -30,6 +30,7 @@ class Entity(StrEnum):
     RECEIVER = "RECEIVER"
     DELIVERY = "DELIVERY"
     RETRIEVAL = "RETRIEVAL"
+    DIAGNOSIS = "DIAGNOSIS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Negotiation:
 
 def proposed() -> list[Negotiation]:
     """Give what is proposed on associations that we open."""
-    receiver, delivery, retriever = Entity
+    receiver, delivery, retriever, doctor = Entity
     push = PUSH_MODEL
     find, get = build_context(STUDY_ROOT_FIND), build_context(STUDY_ROOT_GET)
     return [
@@ -67,6 +68,14 @@ def proposed() -> list[Negotiation]:
             Negotiation(retriever, "take instances", "SCP", uid, DECODABLE_TRANSFER_SYNTAXES, True)
             for uid in RADIOGRAPH_SOP_CLASSES
         ),
+        Negotiation(
+            doctor, "ask peers", "SCU", VERIFICATION, tuple(map(str, build_context(VERIFICATION).transfer_syntax))
+        ),
+        *(
+            Negotiation(doctor, "ask peers", "SCU", uid, tuple(map(str, ASKED_SYNTAXES)))
+            for uid in (*OUTPUT_STORAGE_CLASSES, push)
+        ),
+        Negotiation(doctor, "send a phantom", "SCU", str(phantom.SOP_CLASS), (str(phantom.TRANSFER_SYNTAX),)),
     ]
 
 
@@ -90,13 +99,10 @@ def _of(
     for context in contexts:
         selects = bool(context.scu_role and context.scp_role)
         own = "SCP and SCU" if selects and role == "SCP" else role
-        if context.abstract_syntax == _VERIFICATION:
+        if context.abstract_syntax == VERIFICATION:
             own = "SCP"
         syntaxes = tuple(map(str, context.transfer_syntax))
         yield Negotiation(entity, activity, own, str(context.abstract_syntax), syntaxes, selects)
-
-
-_VERIFICATION: Final = "1.2.840.10008.1.1"
 
 
 def render(entity: Entity) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.conformance import (
+    audit,
     codes,
     configuration,
     network,
@@ -29,6 +30,7 @@ def render() -> str:
         objects.render(),
         report_content.render(),
         security.ANNEX,
+        audit.render(),
         codes.render(),
         network.render_further_classes(),
     )

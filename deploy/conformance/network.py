@@ -21,6 +21,8 @@ _ACTIVITIES: Final = {
     "to ask for commitment. It accepts associations only where `commitment_port` is set, for reports.",
     Entity.RETRIEVAL: "RETRIEVAL opens an association when a command needs it. SCP roles for storage are selected on "
     "it, for the classes of the instances that are wanted: those of radiographs, or others that were once received.",
+    Entity.DIAGNOSIS: "DIAGNOSIS opens one association to each peer that it asks, by `python -m worker doctor` and "
+    "`python -m scp doctor`, and with `--phantom` one more to RECEIVER.",
 }
 
 

@@ -33,7 +33,8 @@ RECEIVER listens on port {_PORT} for DIMSE, with or without TLS, and on `stow_po
 | profile (PS3.15) | support |
 | --- | --- |
 | Secure Use (annex A) | no |
-| Audit Trail (A.5), ATNA | not yet |
+| Audit Trail Message Format (A.5) | yes, where it is configured; see annex A.C.3 |
+| Audit Trail Message Transmission, SYSLOG-TLS (A.6) and SYSLOG-UDP (A.7) | yes, as sender; see annex A.C.3 |
 | BCP 195 RFC 8996, 9325 TLS Secure Transport Connection (B.12) | see annex A.C.2 |
 | Modified BCP 195 RFC 8996, 9325 TLS (B.13) and older TLS profiles | no |
 | Digital Signature (C) | no; signatures of a source are not copied |

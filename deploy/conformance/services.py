@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deploy.conformance.markdown import paragraphs
+from models.diagnosis.peers import DOCTOR_AE_TITLE
 from models.settings import Settings
 from scp.stow.parts import MAX_PARTS
 from worker.sender import HELD_IDLE_S
@@ -28,8 +29,8 @@ IMPLEMENTATION: Final = f"""\
                                                             C-FIND, C-GET
 ```
 
-RECEIVER, DELIVERY and RETRIEVAL are processes of their own. All have the AE title `{_AE_TITLE}`, or the one that is
-configured; a destination or source can be given another calling AE title.
+RECEIVER, DELIVERY, RETRIEVAL and DIAGNOSIS are processes of their own. The first three have the AE title
+`{_AE_TITLE}`, or the one that is configured; a destination or source can be given another calling AE title.
 
 #### 4.1.1 RECEIVER
 
@@ -46,7 +47,13 @@ commit to what was sent, and takes its reports.
 #### 4.1.3 RETRIEVAL
 
 Works on command only: `python -m worker backfill` fetches instances that are to be analysed again and are not kept any
-more, `python -m worker reconcile --pacs` asks a destination which outputs it has."""
+more, `python -m worker reconcile --pacs` asks a destination which outputs it has.
+
+#### 4.1.4 DIAGNOSIS
+
+Works on command only, `python -m worker doctor` and `python -m scp doctor`: sends C-ECHO to destinations under the AE
+title that DELIVERY has, and to RECEIVER as `{DOCTOR_AE_TITLE}`, and looks which classes a destination accepts. With
+`--phantom` it sends RECEIVER a made radiograph, which it removes again."""
 
 SERVICES: Final = f"""\
 ## 5 Service and interoperability description
@@ -56,8 +63,9 @@ SERVICES: Final = f"""\
 | service | role | entity |
 | --- | --- | --- |
 | Verification | SCP | RECEIVER, DELIVERY (on its port for reports) |
+| Verification | SCU | DIAGNOSIS |
 | Storage | SCP | RECEIVER, RETRIEVAL (of what C-GET brings) |
-| Storage | SCU | DELIVERY |
+| Storage | SCU | DELIVERY, DIAGNOSIS (a phantom, to RECEIVER) |
 | Storage Commitment Push Model | SCP | RECEIVER |
 | Storage Commitment Push Model | SCU | DELIVERY; reports to it may come to RECEIVER |
 | Query/Retrieve | SCU | RETRIEVAL |
@@ -68,7 +76,7 @@ SERVICES: Final = f"""\
 
 #### 5.2.1 Verification service
 
-SCP only. No C-ECHO is sent.
+C-ECHO is answered at any time, and sent by DIAGNOSIS alone.
 
 #### 5.2.2 Storage service
 

@@ -13,6 +13,9 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0001"
+oldest_release = "0.1.0"
 
 
 INSTANCE_FINDINGS = """

@@ -15,6 +15,9 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0002"
+oldest_release = "0.1.0"
 
 
 INSTANCE_FINDINGS = """

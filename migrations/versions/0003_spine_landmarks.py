@@ -15,6 +15,9 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0003"
+oldest_release = "0.1.0"
 
 
 INSTANCE_FINDINGS = """

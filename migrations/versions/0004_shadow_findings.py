@@ -13,6 +13,9 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0004"
+oldest_release = "0.1.0"
 
 
 def upgrade() -> None:

@@ -19,6 +19,9 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0005"
+oldest_release = "0.1.0"
 
 _FIRST = ("secondary_capture",)
 _NOW = (*_FIRST, "structured_report", "parametric_map", "presentation_state", "study_summary")

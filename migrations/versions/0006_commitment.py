@@ -15,6 +15,9 @@ revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0006"
+oldest_release = "0.1.0"
 
 
 def upgrade() -> None:

@@ -15,6 +15,9 @@ revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0007"
+oldest_release = "0.1.0"
 
 
 INSTANCE_FINDINGS = """

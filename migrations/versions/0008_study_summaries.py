@@ -13,6 +13,9 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+kind = "contract"
+oldest_code = "0008"
+oldest_release = "0.1.0"
 
 _STATES = ("due", "made", "skipped")
 

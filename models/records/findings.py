@@ -111,7 +111,7 @@ _Kind = (
     | type[SlipFinding]
 )
 
-_KINDS: Final[tuple[_Kind, ...]] = (
+FINDING_KINDS: Final[tuple[_Kind, ...]] = (
     ClassificationFinding,
     ZoneFinding,
     ZoneSummary,
@@ -127,7 +127,7 @@ _KINDS: Final[tuple[_Kind, ...]] = (
 def delete_findings(session: Session, instance_id: int) -> None:
     """Delete what any version found in an instance, one in the shadow too, within the caller's transaction."""
     inferences = select(Inference.id).where(Inference.instance_id == instance_id)
-    for kind in _KINDS:
+    for kind in FINDING_KINDS:
         session.execute(delete(kind).where(kind.inference_id.in_(inferences)))
     session.execute(delete(Inference).where(Inference.instance_id == instance_id))
     session.execute(delete(ShadowFinding).where(ShadowFinding.instance_id == instance_id))

@@ -55,7 +55,8 @@ def register(
         What the ledger knew, by spool key.
     """
     found: dict[str, Registration] = {}
-    for request in requests:
+    # One order for all, or the groups of two SCPs with the same instances could wait for each other.
+    for request in sorted(requests, key=lambda request: request.sop_instance_uid):
         result = _register_one(session, request, policy)
         # One instance twice in one group: the second says PENDING, which must not hide NEW.
         found[request.spool_key] = found.get(request.spool_key, result)
@@ -123,9 +124,18 @@ def _replace(session: Session, row: Instance, request: InferenceRequest) -> None
 
 
 def mark_queued(session: Session, sop_instance_uids: Sequence[str]) -> None:
-    """Note that instances are in a queue; settled ones are left as they are."""
+    """Note that instances are in a queue; settled ones are left as they are.
+
+    So is one that another transaction has in hand: a worker is about to settle it, and to wait for it could be to wait
+    for each other.
+    """
+    free = (
+        select(Instance.id)
+        .where(Instance.sop_instance_uid.in_(sop_instance_uids), Instance.state == InstanceState.RECEIVED)
+        .with_for_update(skip_locked=True)
+    )
     session.execute(
         update(Instance)
-        .where(Instance.sop_instance_uid.in_(sop_instance_uids), Instance.state == InstanceState.RECEIVED)
+        .where(Instance.id.in_(session.scalars(free).all()))
         .values(state=InstanceState.QUEUED, queued_at=utc_now())
     )

@@ -23,6 +23,11 @@ from models.settings import Settings
 
 SQLITE_BUSY_TIMEOUT_MS = 30_000
 
+CONNECT_TIMEOUT_S = 5
+CUT_OFF_AFTER_S = 15
+"""A peer that is cut off says nothing. After so long either side takes the connection for lost, and ends it."""
+_KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
+
 
 def open_database(settings: Settings) -> Engine:
     """Make an engine for the configured database; nothing connects yet.
@@ -39,10 +44,13 @@ def open_database(settings: Settings) -> Engine:
         event.listen(engine, "begin", _begin_immediate)
         return engine
     # hide_parameters keeps column values, and with them patients, out of every error text.
-    arguments: dict[str, Any] = {"connect_timeout": 5}
-    return create_engine(
-        url, hide_parameters=True, pool_pre_ping=True, pool_size=5, max_overflow=5, connect_args=arguments
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": CUT_OFF_AFTER_S * 1000, **_KEEPALIVE}
+    untold = {name: value for name, value in arguments.items() if name not in url.query}
+    engine = create_engine(
+        url, hide_parameters=True, pool_pre_ping=True, pool_size=5, max_overflow=5, connect_args=untold
     )
+    event.listen(engine, "connect", _let_the_server_notice)
+    return engine
 
 
 def session_factory(engine: Engine) -> sessionmaker[Session]:
@@ -75,6 +83,15 @@ def _parse(text: str) -> URL:
             f"RADSTREAM_DATABASE_URL: driver {error.name} is not installed; pip install 'radstream[postgres]'"
         ) from error
     return url
+
+
+def _let_the_server_notice(connection: Any, record: Any) -> None:
+    # The server would keep the transaction of a client that is cut off, and with it the locks, for the two hours of
+    # its system's keepalive. Set by a statement, since a pooler in between may not pass start-up options on.
+    told = {f"tcp_{name}": value for name, value in _KEEPALIVE.items()} | {"tcp_user_timeout": CUT_OFF_AFTER_S * 1000}
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in told.items()))
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

@@ -13,10 +13,13 @@ from typing import Final
 
 from python_multipart.multipart import MultipartParser
 
+from models.any_spool import AnySpool
 from models.errors import Transient, Unprocessable
 from models.pixels.syntaxes import DECODABLE_TRANSFER_SYNTAXES
 from models.requests import InferenceRequest, Lane
-from models.spool import Spool, SpoolWriter, is_valid_uid
+from models.spool_places import is_valid_uid
+from models.spool_writer import SpoolWriter
+from scp.audit import ScpAudit, Transfers, sending_entity
 from scp.contexts import storage_classes
 from scp.ingest import Admission, Reception, status_of
 from scp.scoreboard import STORED, Slot
@@ -47,7 +50,7 @@ class PartResult:
 class PartContext:
     """What the parts of every request are received with."""
 
-    spool: Spool
+    spool: AnySpool
     admission: Admission
     slot: Slot
     stored: Callable[[InferenceRequest], None]
@@ -55,16 +58,18 @@ class PartContext:
     sop_classes: frozenset[str]
     stat_clients: frozenset[str]
     max_instance_bytes: int
+    audit: ScpAudit
 
     @classmethod
     def of(
         cls,
         settings: ScpSettings,
         *,
-        spool: Spool,
+        spool: AnySpool,
         slot: Slot,
         stored: Callable[[InferenceRequest], None],
         called_ae_title: str,
+        audit: ScpAudit | None = None,
     ) -> PartContext:
         """Make it by the settings of the SCP."""
         return cls(
@@ -76,6 +81,7 @@ class PartContext:
             sop_classes=frozenset(map(str, storage_classes(settings.accept_all_storage))),
             stat_clients=frozenset(settings.stat_ae_titles),
             max_instance_bytes=settings.max_instance_bytes,
+            audit=audit or ScpAudit(),
         )
 
 
@@ -87,9 +93,13 @@ class RequestBody:
         complete: whether the closing boundary was seen.
     """
 
-    def __init__(self, context: PartContext, client: str, study_uid: str | None, boundary: bytes) -> None:
+    def __init__(
+        self, context: PartContext, client: str, study_uid: str | None, boundary: bytes, address: str = ""
+    ) -> None:
         self._context = context
         self._client = client
+        self._address = address
+        self._transfers = context.audit.transfers()
         self._study_uid = study_uid
         self.results: list[PartResult] = []
         self.complete = False
@@ -125,6 +135,7 @@ class RequestBody:
         if self._part is not None:
             self._part.discard()
             self._part = None
+        self._transfers.end()
 
     def _begin_part(self) -> None:
         if len(self.results) >= MAX_PARTS:
@@ -155,6 +166,7 @@ class RequestBody:
     def _end_part(self) -> None:
         if self._part is not None:
             self.results.append(self._part.end())
+            self._part.report(self._transfers, self._address)
             self._part = None
 
     def _end(self) -> None:
@@ -174,6 +186,7 @@ class Part:
         self._writer: SpoolWriter | None = None
         self._reception: Reception | None = None
         self._refusal: StoreStatus | None = None
+        self._is_stored = False
 
     def refuse(self, status: StoreStatus) -> None:
         """Throw away what came and what will come."""
@@ -211,11 +224,19 @@ class Part:
             self.discard()
         if status is StoreStatus.SUCCESS:
             self._context.slot.add(STORED)
+            self._is_stored = True
         self._context.slot.observe_store(status, byte_count, time.perf_counter() - self._began)
         readable = self._meta is not None and _has_valid_uids(self._meta)
         if self._meta is None or not readable:
             return PartResult("", "", status)
         return PartResult(self._meta.sop_class_uid, self._meta.sop_instance_uid, status)
+
+    def report(self, transfers: Transfers, address: str) -> None:
+        """Count the instance for the audit trail, if it was stored."""
+        if self._is_stored and self._meta is not None and self._reception is not None:
+            syntax = self._meta.transfer_syntax_uid
+            sender = sending_entity(self._client, address)
+            transfers.add(self._reception.head, self._meta.sop_class_uid, syntax, sender)
 
     def _take_start(self, data: memoryview) -> None:
         self._start += data

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from models.any_spool import open_spool
 from models.requests import InferenceRequest
-from models.spool import Spool
 from models.telemetry import configure_logging, get_logger
 from scp.notices import send_notice
 from scp.scoreboard import NOTICES_DROPPED, STOW_READY
@@ -55,12 +55,14 @@ async def _serve(equipment: Equipment) -> None:
         if not send_notice(equipment.notices, request):
             slot.add(NOTICES_DROPPED)
 
+    audit = equipment.open_audit()
     context = PartContext.of(
         settings,
-        spool=Spool(equipment.settings.spool_path),
+        spool=open_spool(equipment.settings),
         slot=slot,
         stored=stored,
         called_ae_title=equipment.settings.ae_title,
+        audit=audit,
     )
     limits = ServiceLimits(settings.stow_max_requests, settings.stow_timeout_s)
     service = StowService(context, Clients(settings.stow_tokens), slot, limits)
@@ -94,6 +96,7 @@ async def _serve(equipment: Equipment) -> None:
     slot.scoreboard.put(slot.index, STOW_READY, 1)
     await server.serve(sockets=[equipment.listener])
     slot.scoreboard.put(slot.index, STOW_READY, 0)
+    audit.stop()
 
 
 def _tls(context: ssl.SSLContext | None) -> dict[str, Any]:

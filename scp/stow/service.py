@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.spool import is_valid_uid
+from models.spool_places import is_valid_uid
 from models.telemetry import get_logger
 from scp.scoreboard import Slot, answer_name
 from scp.statuses import StoreStatus
@@ -82,8 +82,9 @@ class StowService:
         try:
             client = self._clients.identify(request.headers.get("authorization"))
             if client is None:
+                self._context.audit.token_refused(_address(request))
                 raise _Refused(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="radstream"'})
-            body = RequestBody(self._context, client, _study(request), _boundary(request))
+            body = RequestBody(self._context, client, _study(request), _boundary(request), _address(request))
             _check_accept(request)
             self._check_room()
         except _Refused as refused:
@@ -105,7 +106,7 @@ class StowService:
             "stow_request_ended",
             http_status=response.status_code,
             client=client,
-            address=request.client.host if request.client else None,
+            address=_address(request) or None,
             stored=stored,
             refused=len(body.results) - stored,
             seconds=round(time.monotonic() - began, 3),
@@ -154,6 +155,10 @@ class StowService:
             raise _Refused(503, "too many requests at once", {"Retry-After": str(BUSY_RETRY_S)})
         if not self._context.admission.has_room():
             raise _Refused(503, "no space or too many instances pending", {"Retry-After": str(FULL_RETRY_S)})
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _study(request: Request) -> str | None:

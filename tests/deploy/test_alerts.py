@@ -16,11 +16,9 @@ import yaml
 
 from deploy.metric_catalogue import catalogue
 from models.errors import Reason
-from scp.__main__ import main as scp_main
 from scp.scoreboard import OTHER_ANSWER, STOW_ANSWERS
 from scp.statuses import AssociationOutcome, StoreStatus
-from training.__main__ import _parser as training_parser
-from worker.__main__ import _parser as worker_parser
+from tests.deploy.told_commands import accept
 
 DIRECTORY = Path(__file__).parents[2] / "deploy" / "prometheus"
 CASES = ("radstream.test.yml", "drift.test.yml")
@@ -112,18 +110,7 @@ def _accept(command: str) -> None:
     if words[:2] != ["python", "-m"]:
         assert words[0] in {"curl", "df", "dmesg", "docker", "echoscu", "iostat", "redis-cli", "systemctl"}, command
         return
-    parse = {"worker": worker_parser().parse_args, "training": training_parser().parse_args, "scp": _scp}[words[2]]
-    status: object = 0
-    try:
-        parse(words[3:])
-    except SystemExit as ended:  # --help ends, and so does what the parser refuses
-        status = ended.code
-    assert status == 0, command
-
-
-def _scp(arguments: list[str]) -> None:
-    if arguments:  # without any it would run
-        scp_main(arguments)
+    accept(command)
 
 
 def _selectors(expression: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -25,8 +25,11 @@ from deploy.conformance.contexts import Entity, accepted, proposed
 from deploy.conformance.observations import observe
 from deploy.conformance.samples import Sample, samples, samples_of
 from deploy.conformance.standard_modules import module_of, modules_in
+from models.diagnosis import peers
+from models.diagnosis.peers import Peer
 from models.errors import Reason, Transient
 from models.records.outputs import OutputKind
+from models.settings import Settings
 from models.tasks import Task
 from scp.commitment_messages import FailureReason, ServiceStatus
 from scp.commitment_reporter import CommitmentReporter
@@ -37,10 +40,13 @@ from scp.stow.answer import ANSWERS
 from worker import commitment
 from worker.commitment import Asker, reporting_entity
 from worker.commitment_records import Asked
+from worker.doctor import phantom as phantom_trip
+from worker.doctor.phantom import Trip
 from worker.pacs_query import PacsQuery
+from worker.phantom import make_phantom
 from worker.retrieval import Retriever
 from worker.sender import OUTPUT_STORAGE_CLASSES, Sender
-from worker.settings import Destination, WorkerSettings
+from worker.settings import Destination, RemoteEntity, WorkerSettings
 
 ROOT = Path(command.__file__).parents[2]
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -122,7 +128,9 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]
             (str(each.abstract_syntax), tuple(map(str, each.transfer_syntax)))
             for each in contexts or ae.requested_contexts
         )
-        return SimpleNamespace(is_established=False, is_aborted=False, rejected_contexts=[])
+        return SimpleNamespace(
+            is_established=False, is_aborted=False, is_rejected=False, rejected_contexts=[], abort=lambda: None
+        )
 
     monkeypatch.setattr(ApplicationEntity, "associate", associate)
     return told
@@ -151,6 +159,16 @@ def _fetch_instances(tmp_path: Path) -> None:
         Retriever(ARCHIVE, "US", 1, [candidate]).fetch(candidate, tmp_path / "one.dcm")
 
 
+def _ask_peers(tmp_path: Path) -> None:
+    classes = {uid: uid for uid in (*OUTPUT_STORAGE_CLASSES, commitment.PUSH_MODEL)}
+    list(peers._associate(Peer("127.0.0.1", 1, "ANY", "US", "", storage_classes=classes), 1))
+
+
+def _send_a_phantom(tmp_path: Path) -> None:
+    trip = Trip(RemoteEntity(host="127.0.0.1", port=1, ae_title="ANY"), delivered=False, longest_s=1, timeout_s=1)
+    phantom_trip._send(make_phantom(delivered=False), trip, Settings())
+
+
 def _report_on_commitment(tmp_path: Path) -> None:
     peer = CommitmentPeer(host="127.0.0.1", port=1)
     nothing: Any = None
@@ -166,6 +184,8 @@ def _report_on_commitment(tmp_path: Path) -> None:
         (_look_for_outputs, "look for outputs"),
         (_fetch_instances, "fetch instances"),
         (_report_on_commitment, "report on commitment"),
+        (_ask_peers, "ask peers"),
+        (_send_a_phantom, "send a phantom"),
     ],
 )
 def test_what_is_really_proposed_is_named(
@@ -188,10 +208,12 @@ def test_every_place_that_makes_an_application_entity_is_described() -> None:
         if re.search(r"\b(AE|ApplicationEntity|requesting_entity)\(", path.read_text(encoding="utf-8"))
     }
     assert makers == {
+        "models/diagnosis/peers.py",
         "models/requestor.py",  # for the others
         "scp/commitment_reporter.py",
         "scp/receiver.py",
         "worker/commitment.py",
+        "worker/doctor/phantom.py",
         "worker/pacs_query.py",
         "worker/retrieval.py",
         "worker/sender.py",

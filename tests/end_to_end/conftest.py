@@ -28,6 +28,7 @@ QUICK = {
     "RADSTREAM_WORKER_MAINTENANCE_INTERVAL_S": "1",
     "RADSTREAM_WORKER_DELIVERY_FIRST_RETRY_S": "1",
     "RADSTREAM_WORKER_DELIVERY_LONGEST_RETRY_S": "2",
+    "RADSTREAM_WORKER_DELIVERY_TIMEOUT_S": "5",  # a claim that an outage caught is held for thrice as long
     "RADSTREAM_WORKER_DECODERS": "2",
 }
 """Shorter intervals, so that recovery can be watched."""
@@ -100,7 +101,7 @@ def postgres() -> Iterator[PostgresControl]:
 
 
 def executable(name: str) -> str:
-    """Find a program of DCMTK or Orthanc; missing is a failure in CI and a skip elsewhere."""
+    """Find a program from Debian; missing is a failure in CI and a skip elsewhere."""
     # The virtual environment has programs of the same names, pynetdicom's.
     found = shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
     if found is None:
@@ -110,6 +111,6 @@ def executable(name: str) -> str:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peer_program() -> Callable[[str], str]:
     return executable

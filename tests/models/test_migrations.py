@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 import models.records.findings
 import models.records.inference
 import models.records.outputs
+import models.records.processes
 import models.records.summaries  # noqa: F401 - fills the metadata
 from migrations.schema import alembic_config, current_revision, migrate, newest_revision
 from models.records.base import Base
@@ -56,7 +57,7 @@ def _schema(engine: Engine) -> dict[str, object]:
 def test_an_empty_database_has_no_revision_and_a_migrated_one_the_newest(bare: Engine) -> None:
     assert current_revision(bare) is None
     migrate(bare)
-    assert current_revision(bare) == newest_revision() == "0008"
+    assert current_revision(bare) == newest_revision() == "0009"
 
 
 def test_migrating_twice_changes_nothing(bare: Engine) -> None:

@@ -21,7 +21,9 @@ from pydicom.filewriter import write_dataset
 from models.errors import Reason, Transient, Unprocessable
 from models.identity import IMPLEMENTATION_CLASS_UID
 from models.requests import InferenceRequest, Lane
-from models.spool import Spool, SpoolWriter, is_valid_uid
+from models.spool import Spool
+from models.spool_places import is_valid_uid
+from models.spool_writer import SpoolWriter
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"

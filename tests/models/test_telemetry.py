@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from models.telemetry import TelemetryServer
+from models.telemetry import Page, TelemetryServer
 
 NAME = "PLANTED^PATIENT"
 
@@ -169,7 +169,8 @@ def server(failing: dict[str, str | None]) -> Iterator[TelemetryServer]:
     registry = CollectorRegistry()
     Counter("radstream_test", "Things.", registry=registry).inc(3)
     checks = {name: lambda name=name: failing[name] for name in failing}
-    server = TelemetryServer("127.0.0.1", 0, registry, checks)
+    pages = {"/": lambda: Page("text/html", b"<p>hello", {"Content-Security-Policy": "default-src 'none'"})}
+    server = TelemetryServer("127.0.0.1", 0, registry, checks, pages)
     server.start()
     yield server
     server.stop()
@@ -210,8 +211,32 @@ def test_readiness_names_what_fails_and_recovers(server: TelemetryServer, failin
 
 
 def test_other_paths_are_not_found(server: TelemetryServer) -> None:
-    assert _get(server, "/")[0] == 404
+    assert _get(server, "/status")[0] == 404
     assert _get(server, "/../../etc/passwd")[0] == 404
+
+
+def test_a_page_is_served_with_its_headers_and_nobody_may_keep_or_guess_it(server: TelemetryServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/?refresh=1", timeout=5) as answer:
+        assert (answer.status, answer.headers["Content-Type"], answer.read()) == (200, "text/html", b"<p>hello")
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Server"] == "radstream"
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", 200), ("POST", 405), ("PUT", 405), ("DELETE", 405), ("PATCH", 405), ("OPTIONS", 405)],
+)
+def test_pages_can_only_be_looked_at(server: TelemetryServer, method: str, status: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection.request(method, "/")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Allow"]) == (status, None if status == 200 else "GET, HEAD")
+    if method == "HEAD":
+        assert answer.headers["Content-Length"] == "8"
+        assert answer.read() == b""
+    connection.close()
 
 
 def test_a_failing_check_harms_one_answer_and_prints_nothing(

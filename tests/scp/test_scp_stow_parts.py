@@ -302,7 +302,7 @@ def test_a_failing_disk_is_out_of_resources(
     def fail(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.spool._write_all", fail)
+    monkeypatch.setattr("models.spool_writer._write_all", fail)
     request = body()
     request.feed(multipart(part_ten(instance())))
     assert [result.status for result in request.results] == [StoreStatus.OUT_OF_RESOURCES]

@@ -326,11 +326,11 @@ def test_a_database_is_migrated_by_the_command_and_asked_for_before(run_python: 
     before = run_python("-m", "worker", "status", env=environment)
     assert before.returncode == 2
     assert before.stderr == (
-        "radstream: the results database is at migration none, this version needs 0008: "
+        "radstream: the results database is at migration none, this version needs 0009: "
         "run `python -m worker migrate`\n"
     )
     migrated = run_python("-m", "worker", "migrate", env=environment)
-    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0008\n")
+    assert (migrated.returncode, migrated.stdout) == (0, "the results database is at migration 0009\n")
     after = run_python("-m", "worker", "status", env=environment)
     assert (after.returncode, after.stderr) == (0, "")
     assert "Redis does not answer" in after.stdout

@@ -382,9 +382,9 @@ def test_reports_that_are_none_are_refused_and_unreadable_files_are_removed(
     with pytest.raises(ValueError, match="report"):
         report_from(empty)
     (tmp_path / "spool" / "commitment_reports" / "x.json").write_text("{}")
-    ((path, report),) = folder.waiting()
+    ((name, report),) = folder.waiting()
     assert report is None
-    assert path.name == "x.json"
+    assert name == "x.json"
 
 
 def _report(**attributes: object) -> Dataset:

@@ -27,7 +27,7 @@ from models.identity import (
 from models.pixels.attributes import read_integer, read_text
 from models.pixels.syntaxes import LOSSY_TRANSFER_SYNTAXES
 from models.records.outputs import OutputKind
-from models.spool import is_valid_uid
+from models.spool_places import is_valid_uid
 from models.store.manifest import Manifest
 from worker.findings import Finding
 from worker.outputs import uids

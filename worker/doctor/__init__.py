@@ -1,0 +1,1 @@
+"""`python -m worker doctor`: what only the worker can check."""

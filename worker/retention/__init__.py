@@ -1,0 +1,1 @@
+"""`python -m worker retain`: clears away what is old."""

@@ -1,0 +1,1 @@
+"""The read-only status page on the HTTP port of the worker."""
