@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import signal
 import sys
 import threading
@@ -94,10 +94,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _directions(feed: Feed, settings: Settings, archives: list[dict[str, object]]) -> str:
-    environment = "\n".join(
-        f"    export {name}={json.dumps(feed.environment[name])}"
-        for name in ("RADSTREAM_DATA_DIR", "RADSTREAM_REDIS_URL")
-    )
     back = ", ".join(f"{to['ae_title']} at {to['host']}:{to['port']}" for to in archives)
     return f"""
 The feed is running. In your PACS or modality, add a DICOM node:
@@ -114,7 +110,7 @@ Outputs go to: {back or 'nowhere yet; start with ARGS="--archive HOST:PORT:AE_TI
 
 In another shell, to see whether all is well, what is where, and what was found:
 
-{environment}
+    . {shlex.quote(str(_settings_file(feed)))}
     .venv/bin/python -m worker doctor --scp 127.0.0.1:{feed.port} --phantom
     .venv/bin/python -m worker status
     .venv/bin/python -m worker results
@@ -127,6 +123,15 @@ Logs:    {feed.logs}
 
 Research use only - not a medical device. Ctrl-C stops it; what was accepted is kept.
 """
+
+
+def _settings_file(feed: Feed) -> Path:
+    """Write the feed's settings for a shell, so that commands there speak of this feed."""
+    path = feed.directory / "feed.env"
+    path.touch(mode=0o600)
+    lines = (f"export {name}={shlex.quote(value)}\n" for name, value in feed.environment.items())
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":
