@@ -67,11 +67,14 @@ def of_kind(manifests: tuple[Manifest, ...], kind: str) -> list[Manifest]:
 
 def pod_templates(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
     """Give the pod template of each workload, by its name."""
-    return {
-        manifest["metadata"]["name"]: manifest["spec"]["template"]
+    specs = {
+        manifest["metadata"]["name"]: manifest["spec"]["jobTemplate"]["spec"]
+        if "jobTemplate" in manifest["spec"]
+        else manifest["spec"]
         for manifest in manifests
-        if manifest["kind"] in {"Deployment", "StatefulSet", "Job"}
+        if manifest["kind"] in {"Deployment", "StatefulSet", "Job", "CronJob"}
     }
+    return {name: spec["template"] for name, spec in specs.items()}
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:

@@ -35,6 +35,8 @@ from worker.settings import Destination, WorkerSettings
 
 SCHEMA_VERSION = "1.32"
 FORMS = ("base", *OVERLAYS)
+SERVICES = ("scp", "worker", "delivery")
+BY_THE_CLOCK = ("retain", "reconcile")
 CUSTOM: dict[str, dict[str, set[str]]] = {
     # Names that the custom resource definitions of KEDA 2 and of the Prometheus operator have, as far as we use them.
     "ScaledObject": {
@@ -51,6 +53,7 @@ CUSTOM: dict[str, dict[str, set[str]]] = {
     },
     "TriggerAuthentication": {"spec": {"secretTargetRef"}},
     "PodMonitor": {"spec": {"selector", "podMetricsEndpoints"}},
+    "PrometheusRule": {"spec": {"groups"}},
 }
 
 
@@ -90,7 +93,7 @@ def test_a_wrong_field_would_be_refused() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_pods_keep_to_the_restricted_standard_and_write_nothing_but_volumes(form: str) -> None:
     templates = pod_templates(manifests_of(form))
-    assert set(templates) == {"scp", "worker", "delivery", "migrate"}
+    assert set(templates) == {*SERVICES, "migrate", *BY_THE_CLOCK}
     for name, template in templates.items():
         spec, security = template["spec"], template["spec"]["securityContext"]
         assert security["runAsNonRoot"] is True
@@ -163,6 +166,8 @@ def test_commands_images_and_ports_are_those_of_the_code(form: str) -> None:
         "worker": {"telemetry": worker.telemetry_port},
         "delivery": {"telemetry": worker.delivery_telemetry_port},
         "migrate": {},
+        "retain": {},
+        "reconcile": {},
     }
     for name, template in pod_templates(manifests_of(form)).items():
         (container,) = template["spec"]["containers"]
@@ -175,9 +180,9 @@ def test_commands_images_and_ports_are_those_of_the_code(form: str) -> None:
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
         assert ports == listens[name]
         for probe in ("startupProbe", "livenessProbe"):
-            if name != "migrate":
+            if name in SERVICES:
                 assert container[probe]["httpGet"] == {"path": "/healthz", "port": "telemetry"}
-        if name != "migrate":
+        if name in SERVICES:
             assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "telemetry"}
 
 
@@ -200,6 +205,13 @@ def test_workers_are_scaled_by_both_queues_and_never_to_none(form: str) -> None:
         assert all(isinstance(value, str) for value in trigger["metadata"].values())
         assert int(trigger["metadata"]["listLength"]) > 0
         assert f"@{trigger['metadata']['address']}/" in example["stringData"]["radstream_redis_url"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_operator_gets_the_very_rules_that_promtool_checks(form: str) -> None:
+    (rule,) = of_kind(manifests_of(form), "PrometheusRule")
+    checked = yaml.safe_load((KUBERNETES.parent / "prometheus" / "radstream.rules.yml").read_text())
+    assert rule["spec"] == checked
 
 
 def test_rq_names_its_lists_as_the_scaler_does() -> None:
@@ -264,6 +276,9 @@ def test_the_network_allows_what_the_feed_needs_and_denies_the_rest(form: str) -
     assert allowed("migrate", "ingress") == set()
     assert allowed("scp", "egress") == allowed("worker", "egress") == {53, 5432, 6379, *store}
     assert allowed("migrate", "egress") == {53, 5432, 6379}
+    for name in BY_THE_CLOCK:
+        assert allowed(name, "ingress") == set()
+        assert allowed(name, "egress") == {53, 5432, 6379, *store}
     assert pacs.port in allowed("delivery", "egress")
 
 
@@ -272,6 +287,16 @@ def load_destinations(manifests: tuple[Manifest, ...]) -> list[Destination]:
         given = settings_of(manifests) | {"RADSTREAM_SECRETS_DIR": ""}
         destinations = load_all(given, monkeypatch)[2].destinations
     return [to for to in destinations if isinstance(to, Destination)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_jobs_by_the_clock_never_overlap_and_end_before_they_are_due_again(form: str) -> None:
+    jobs = {job["metadata"]["name"]: job["spec"] for job in of_kind(manifests_of(form), "CronJob")}
+    assert set(jobs) == set(BY_THE_CLOCK)
+    every_s = {"retain": 24 * 3600, "reconcile": 6 * 3600}
+    for name, spec in jobs.items():
+        assert spec["concurrencyPolicy"] == "Forbid"
+        assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < every_s[name]
 
 
 @pytest.mark.parametrize("form", ["base", "cpu", "gpu"])
@@ -283,7 +308,7 @@ def test_who_shares_the_volume_of_one_node_runs_on_that_node(form: str) -> None:
     assert claims["data"] == ["ReadWriteOnce"]
     scp = find(manifests, "Deployment", "scp")["spec"]
     assert (scp["replicas"], scp["strategy"]) == (1, {"type": "Recreate"})
-    for name in ("worker", "delivery"):
+    for name in ("worker", "delivery", *BY_THE_CLOCK):
         spec = pod_templates(manifests)[name]["spec"]
         (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         assert term["topologyKey"] == "kubernetes.io/hostname"
@@ -294,7 +319,7 @@ def test_with_a_bucket_no_pod_is_bound_to_a_node_or_a_volume() -> None:
     manifests = rendered("object-store")
     assert of_kind(manifests, "PersistentVolumeClaim") == []
     assert find(manifests, "Deployment", "scp")["spec"]["replicas"] == 2
-    for name in ("scp", "worker", "delivery"):
+    for name in (*SERVICES, *BY_THE_CLOCK):
         spec = pod_templates(manifests)[name]["spec"]
         assert "affinity" not in spec
         data = next(volume for volume in spec["volumes"] if volume["name"] == "data")
