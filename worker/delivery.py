@@ -29,6 +29,7 @@ from worker.audit import DeliveryAudit
 from worker.commitment_records import note_committed
 from worker.metrics import DeliveryMetrics
 from worker.outbox import AnyOutbox
+from worker.outbox_cleaning import clean_outbox
 from worker.sender import OutputSender, SendResult
 from worker.settings import WorkerSettings
 
@@ -36,7 +37,6 @@ log = get_logger("worker.delivery")
 
 CLAIM_SIZE: Final = 16
 CLEANING_INTERVAL_S: Final = 3600.0
-CLEANING_GROUP: Final = 500
 MEASURE_INTERVAL_S: Final = 5.0
 """Counting goes over every delivery ever made, so it is not done at each turn."""
 DATABASE_RETRY_S: Final = 2.0
@@ -77,6 +77,7 @@ class DestinationQueue:
         self._metrics = metrics
         self._database_up = True
         self._measure_due = 0.0
+        self._pause_s = 0.0
         # An attempt may time out while connecting, associating and storing; others in hand are leased anew after it.
         self._lease = timedelta(seconds=3 * settings.longest_delivery_timeout_s)
 
@@ -95,9 +96,9 @@ class DestinationQueue:
                 log.error("delivery_failed", destination=self.name, exc_info=error)
                 stopping.wait(DATABASE_RETRY_S)
                 continue
-            if not sent:
+            if not sent or self._pause_s:
                 self._sender.release_idle()
-                stopping.wait(self._settings.delivery_poll_interval_s)
+                stopping.wait(max(self._settings.delivery_poll_interval_s, self._pause_s))
         self._sender.release()
 
     def _say_database(self, up: bool, error: SQLAlchemyError | None = None) -> None:
@@ -114,7 +115,7 @@ class DestinationQueue:
         claims = self._claim()
         began = utc_now()
         ended: dict[DeliveryState, list[int]] = {state: [] for state in DeliveryState}
-        done = 0
+        done, is_away = 0, False
         for claim in claims:
             if stopping.is_set():
                 break
@@ -123,8 +124,11 @@ class DestinationQueue:
             self._metrics.send_seconds.observe(time.perf_counter() - started)
             done += 1
             ended[self._record(claim, result, claims[done:])].append(claim.output_id)
-            if result.stops_queue:
+            is_away = result.stops_queue
+            if is_away:
                 break  # the others would fail the same way; they wait for this one's back-off
+        if done:
+            self._pace(is_away)
         if self._audit is not None:
             self._audit.begun([claim.output_id for claim in claims[:done] if not claim.attempts], began)
             self._audit.arrived(ended[DeliveryState.DELIVERED])
@@ -132,6 +136,11 @@ class DestinationQueue:
         self._release(claims[done:])
         self._measure()
         return done
+
+    def _pace(self, is_away: bool) -> None:
+        """Ask a destination that is away no more often the more outputs wait for it."""
+        first, longest = self._settings.delivery_poll_interval_s, self._settings.delivery_first_retry_s
+        self._pause_s = min(max(2 * self._pause_s, first), longest) if is_away else 0.0
 
     def _send(self, claim: _Claim) -> SendResult:
         try:
@@ -283,42 +292,6 @@ def _note_delivered(session: Session, output_id: int) -> None:
     committed = committed.where(Output.instance_id == instance_id, Delivery.committed_at.is_not(None)).limit(1)
     if session.scalar(committed) is not None:
         note_committed(session, [instance_id])  # this was the last, at a destination that is not asked
-
-
-def clean_outbox(sessions: sessionmaker[Session], outbox: AnyOutbox, keep_days: float) -> int:
-    """Remove files older than `keep_days` unless they wait, are given up, or arrived since; say how many.
-
-    Files that no record knows go, too: their worker died before it settled, and whoever worked again made its own.
-    """
-    outbox.discard_unfinished((utc_now() - timedelta(days=keep_days)).timestamp())
-    going = removable_outputs(sessions, outbox, keep_days)
-    for name in going:
-        outbox.discard(name)
-    return len(going)
-
-
-def removable_outputs(sessions: sessionmaker[Session], outbox: AnyOutbox, keep_days: float) -> list[str]:
-    """List the files that `clean_outbox` removes."""
-    limit = utc_now() - timedelta(days=keep_days)
-    old = outbox.file_names(limit.timestamp())
-    going: list[str] = []
-    for start in range(0, len(old), CLEANING_GROUP):
-        group = old[start : start + CLEANING_GROUP]
-        statement = (
-            select(Output.file_name)
-            .join(Delivery, Delivery.output_id == Output.id)
-            .where(Output.file_name.in_(group))
-            .where(
-                (Delivery.state != DeliveryState.DELIVERED)
-                | (Delivery.delivered_at > limit)
-                | Delivery.commitment_due_at.is_not(None)  # it may have to be sent again
-            )
-        )
-        with sessions.begin() as session:
-            session.connection(execution_options={"read_only": True})
-            needed = set(session.scalars(statement))
-        going += set(group) - needed
-    return going
 
 
 class Queue(Protocol):

@@ -27,9 +27,10 @@ from worker import commands
 from worker.commitment import Asker, AskResult, CommitmentQueue
 from worker.commitment_inbox import ReportListener, ReportRecorder
 from worker.commitment_records import Asked, CommitmentRecords, Recorded
-from worker.delivery import DestinationQueue, clean_outbox
+from worker.delivery import DestinationQueue
 from worker.metrics import DeliveryMetrics
 from worker.outbox import Outbox
+from worker.outbox_cleaning import clean_outbox
 from worker.sender import SendResult
 from worker.settings import Destination, WorkerSettings
 from worker.settlement import Settlement

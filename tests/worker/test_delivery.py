@@ -22,9 +22,10 @@ from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.sessions import open_database, session_factory
 from models.settings import Settings
 from worker import commands, delivery
-from worker.delivery import Deliverer, DestinationQueue, clean_outbox
+from worker.delivery import Deliverer, DestinationQueue
 from worker.metrics import DeliveryMetrics
 from worker.outbox import Outbox
+from worker.outbox_cleaning import clean_outbox
 from worker.sender import Sender
 from worker.settings import Destination, Recipient, WorkerSettings
 from worker.settlement import Settlement
@@ -264,6 +265,23 @@ def test_the_wait_between_attempts_doubles_up_to_the_longest(desk: Desk, archive
 
 
 # Several deliverers, and dead ones
+
+
+def test_an_archive_that_is_away_is_asked_no_more_often_the_more_outputs_wait(desk: Desk, archive: Any) -> None:
+    desk.settle(*(f"2.25.{number}" for number in range(1, 31)))
+    metrics, waits = DeliveryMetrics(CollectorRegistry()), []
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            if len(waits) == 6:
+                self.set()
+            return self.is_set()
+
+    archive.stop()
+    desk.queue(archive, metrics=metrics, delivery_first_retry_s=60, delivery_longest_retry_s=60).run(Watched())
+    assert waits == [0.02, 0.04, 0.04, 0.04, 0.04, 0.04]  # two claims of at most 16, then nothing is due
+    assert metrics.attempts.labels(destination="archive", outcome="retry")._value.get() == 2
 
 
 def test_two_deliverers_never_send_the_same_output_twice(

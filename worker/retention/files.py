@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from models.any_spool import AnySpool
 from models.spool_archive import DAY_S, ArchiveLimits
 from models.spool_places import SpoolFile, SpoolPlace
-from worker.delivery import clean_outbox, removable_outputs
 from worker.outbox import AnyOutbox, Outbox
+from worker.outbox_cleaning import clean_outbox, removable_outputs
 
 STALE_INCOMING_S: Final = 3600.0
 """A file being received for so long is not: its process died."""
