@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, delete, insert, inspect, select
 
-from migrations.schema import Declaration, Kind, declarations, known_revisions
+from migrations.schema import Declaration, Kind, declarations, known_revisions, revision_at
 from models.errors import ConfigurationError
 from models.records.processes import SchemaCompatibility
 from models.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 RECHECK_S: Final = 10.0
 """How old an answer may be, where each use of the database asks."""
@@ -50,7 +51,7 @@ class SchemaGate:
             SQLAlchemyError: the database does not answer.
         """
         with self._database.connect().execution_options(read_only=True) as connection:
-            at = MigrationContext.configure(connection).get_current_revision()
+            at = revision_at(connection)
             if at == self.code:
                 return
             if at is None or at in self._known:

@@ -2,6 +2,8 @@
 
 Each migration declares its kind. An *expand* only adds, so that code before it goes on beside it; after a *contract*,
 code older than `oldest_code` must not. `migrations.compatibility` is what processes ask.
+
+Alembic is imported where migrations are read or run: processes that only ask for a level start without it.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, inspect, text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import Script, ScriptDirectory
 
 SCRIPTS: Final = Path(__file__).parent
 
@@ -46,6 +48,8 @@ class Declaration:
 
 def alembic_config(scripts: Path | None = None) -> Config:
     """Alembic's configuration, the same from a checkout and from an installed package."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(scripts or SCRIPTS))
     return config
@@ -73,24 +77,33 @@ def _declaration(script: Script) -> Declaration:
 
 
 def known_revisions() -> list[str]:
-    """The revisions that this code knows, the first one first."""
-    script = ScriptDirectory.from_config(alembic_config())
-    return [each.revision for each in reversed(list(script.walk_revisions()))]
+    """The revisions that this code knows, the first one first: files are named after them."""
+    return sorted(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py"))
 
 
-def newest_revision() -> str | None:
+def newest_revision() -> str:
     """The revision that this code was written for."""
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+    return known_revisions()[-1]
 
 
 def current_revision(engine: Engine) -> str | None:
     """The revision of the database; None when it is empty."""
     with engine.connect().execution_options(read_only=True) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return revision_at(connection)
+
+
+def revision_at(connection: Connection) -> str | None:
+    """The same, on a connection."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return revision
 
 
 def pending(engine: Engine) -> list[Declaration]:
     """What `migrate` would run, in its order; nothing for a database that is newer than this code."""
+    from alembic.script import ScriptDirectory
+
     known, at = declarations(ScriptDirectory.from_config(alembic_config())), current_revision(engine)
     names = [each.revision for each in known]
     if at is not None and at not in names:
@@ -104,6 +117,8 @@ def migrate(engine: Engine, revision: str = "head") -> None:
     Raises:
         Transient: another one is at it, or a table is in use for longer than a feed should wait.
     """
+    from alembic import command
+
     config = alembic_config()
     with engine.connect() as connection:
         config.attributes["connection"] = connection

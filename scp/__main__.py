@@ -13,7 +13,6 @@ from models.settings import Settings, load
 from models.telemetry import configure_logging
 from scp import doctor
 from scp.settings import ScpSettings
-from scp.supervisor import Supervisor
 
 DESCRIPTION = """\
 Receive radiographs by C-STORE and queue them for inference.
@@ -55,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             accept_all_storage=options.accept_all_storage,
         )
         configure_logging(settings, "scp")
+        # Here, not above: every receiving process imports this module, and needs neither database nor queues.
+        from scp.supervisor import Supervisor
+
         supervisor = Supervisor(settings, scp_settings, load(AuditSettings))
     except ConfigurationError as error:
         print(f"scp: {error}", file=sys.stderr)

@@ -295,3 +295,8 @@ def test_a_migration_does_not_queue_behind_a_long_reader(
     assert schema.current_revision(engine) == "0010"
     engine.dispose()
     server.execute("DROP DATABASE reader WITH (FORCE)")
+
+
+def test_files_are_named_after_their_revisions_in_order() -> None:
+    walked = ScriptDirectory.from_config(schema.alembic_config()).walk_revisions()
+    assert schema.known_revisions() == [each.revision for each in reversed(list(walked))]
