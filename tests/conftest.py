@@ -450,6 +450,17 @@ def make_request() -> Callable[..., InferenceRequest]:
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def loggers_follow_the_test() -> Iterator[None]:
+    """A command that is run within a test configures logging; no logger may keep that for later tests."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            structlog, "configure", lambda **options: configure(**{**options, "cache_logger_on_first_use": False})
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[Any]:
     """A server that speaks S3; take `s3`, which is sure to answer."""
