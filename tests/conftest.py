@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import logging
 import os
 import pwd
 import shutil
@@ -450,15 +451,16 @@ def make_request() -> Callable[..., InferenceRequest]:
     return make
 
 
-@pytest.fixture(scope="session", autouse=True)
-def loggers_follow_the_test() -> Iterator[None]:
-    """A command that is run within a test configures logging; no logger may keep that for later tests."""
-    configure = structlog.configure
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            structlog, "configure", lambda **options: configure(**{**options, "cache_logger_on_first_use": False})
-        )
-        yield
+@pytest.fixture(autouse=True)
+def logging_of_a_command_ends_with_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that is run within a test configures logging, or silences it; no later test may find that."""
+    before, configure = structlog.get_config(), structlog.configure
+    monkeypatch.setattr(
+        structlog, "configure", lambda **options: configure(**{**options, "cache_logger_on_first_use": False})
+    )
+    yield
+    configure(**before)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
