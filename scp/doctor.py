@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
-from models.diagnosis.checks import Check, Finding, add_arguments, chosen, exit_status, run_checks, silence, skipped
-from models.diagnosis.checks import write_findings as write
+from models.diagnosis.checks import Check, Finding, add_arguments, diagnose, silence
 
 NAMES: Final = (
     "settings",
@@ -74,16 +72,9 @@ def main(argv: Sequence[str]) -> int:
     audit, audit_wrong = read_settings(AuditSettings)
     faults = [each for each in (wrong, own_wrong, audit_wrong) if each is not None]
     checks = [Check("settings", partial(check_settings, settings, faults))]
-    if settings is not None and own is not None and audit is not None:
+    if not faults:
         checks += _checks(settings, own, audit, arguments.timeout)
-    else:
-        checks += [Check(name, _unknown) for name in NAMES[1:]]
-    # Wrong settings are told whatever was asked for.
-    only = [*arguments.only, "settings"] if faults and arguments.only else arguments.only
-    findings = run_checks(chosen(checks, only, [] if faults else arguments.skip))
-    status = exit_status(findings, settings_wrong=bool(faults))
-    write(findings, arguments.format, sys.stdout, status)
-    return status
+    return diagnose(arguments, NAMES, checks, settings_wrong=bool(faults))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,10 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(parser, NAMES)
     return parser
-
-
-def _unknown() -> Iterator[Finding]:
-    yield skipped("settings are wrong, so it is not known what to look at")
 
 
 def _checks(settings: Any, own: Any, audit: Any, timeout_s: float) -> list[Check]:

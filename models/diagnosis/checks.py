@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TextIO
@@ -201,6 +201,31 @@ def exit_status(findings: Iterable[Finding], *, settings_wrong: bool = False) ->
     if settings_wrong:
         return WRONG_SETTINGS
     return FAILED if any(finding.severity is Severity.FAILURE for finding in findings) else GOOD
+
+
+def diagnose(
+    arguments: argparse.Namespace, names: Sequence[str], checks: Sequence[Check], *, settings_wrong: bool
+) -> int:
+    """Run the checks that were asked for, print what they find, and give the exit status.
+
+    Args:
+        arguments: see `add_arguments`.
+        names: of all checks, that of the settings first.
+        checks: all; where settings are wrong, that of the settings alone, which is then told whatever was asked for.
+        settings_wrong: whether they are.
+    """
+    only, skip = arguments.only, arguments.skip
+    if settings_wrong:
+        checks = [*checks, *(Check(name, _unknown) for name in names[1:])]
+        only, skip = [*only, names[0]] if only else [], []
+    findings = run_checks(chosen(checks, only, skip))
+    status = exit_status(findings, settings_wrong=settings_wrong)
+    write_findings(findings, arguments.format, sys.stdout, status)
+    return status
+
+
+def _unknown() -> Iterator[Finding]:
+    yield skipped("settings are wrong, so it is not known what to look at")
 
 
 def write_findings(findings: Sequence[Finding], form: str, stream: TextIO, status: int) -> None:

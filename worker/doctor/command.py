@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from models.diagnosis.checks import (
-    Check,
-    Finding,
-    chosen,
-    exit_status,
-    ok,
-    run_checks,
-    silence,
-    skipped,
-    write_findings,
-)
+from models.diagnosis.checks import Check, Finding, diagnose, ok, silence, skipped
 from models.diagnosis.checks import add_arguments as add_common_arguments
 from models.errors import ConfigurationError
 
@@ -119,16 +108,9 @@ def doctor(arguments: argparse.Namespace) -> int:
     audit, audit_wrong = read_settings(AuditSettings)
     faults = [each for each in (wrong, own_wrong, audit_wrong) if each is not None]
     checks = [Check("settings", partial(_settings, settings, own, faults))]
-    if settings is not None and own is not None and audit is not None:
+    if not faults:
         checks += _checks(arguments, settings, own, audit)
-    else:
-        checks += [Check(name, _unknown) for name in NAMES[1:]]
-    # Wrong settings are told whatever was asked for.
-    only = [*arguments.only, "settings"] if faults and arguments.only else arguments.only
-    findings = run_checks(chosen(checks, only, [] if faults else arguments.skip))
-    status = exit_status(findings, settings_wrong=bool(faults))
-    write_findings(findings, arguments.format, sys.stdout, status)
-    return status
+    return diagnose(arguments, NAMES, checks, settings_wrong=bool(faults))
 
 
 def _refuse(arguments: argparse.Namespace) -> None:
@@ -151,10 +133,6 @@ def _settings(settings: Any, own: Any, faults: list[Finding]) -> Iterator[Findin
         yield ok(
             f"{len(rules)} routing rules, {'of ' + str(own.routing_file) if own.routing_file else 'the shipped ones'}"
         )
-
-
-def _unknown() -> Iterator[Finding]:
-    yield skipped("settings are wrong, so it is not known what to look at")
 
 
 def _checks(arguments: argparse.Namespace, settings: Any, own: Any, audit: Any) -> list[Check]:
