@@ -55,7 +55,7 @@ def landmark_card(manifest: Manifest) -> str:
         "vertebrae T1 to L5: a film that does not show all, or a spine with another number of vertebrae, gets names",
         "that are wrong by one or more; so do films on which it cannot tell the first one, see the share within 24 px.",
         *_framing(data.get("framing", 1.0)),
-        *_alignment(data.get("alignment", 0.0)),
+        *_shape(data.get("alignment", 0.0), data.get("refined", False)),
         "",
         "## Licence",
         "",
@@ -74,12 +74,17 @@ def _framing(framing: float) -> list[str]:
     ]
 
 
-def _alignment(share: float) -> list[str]:
-    if not share:
+def _shape(alignment: float, refined: bool) -> list[str]:
+    if refined:
+        return [
+            "The corners of each vertebra are read a second time from a cut-out of it. They are those of the vertebra",
+            "that was found: which level it is called is decided before.",
+        ]
+    if not alignment:
         return ["An angle is as good as the end plates that it is measured on."]
     return [
-        f"Each vertebra is turned square to the line of the column by a share of {share:g} before it is given: a body",
-        "that is wedged or tilted against its neighbours is shown less so.",
+        f"Each vertebra is turned square to the line of the column by a share of {alignment:g} before it is given: a",
+        "body that is wedged or tilted against its neighbours is shown less so.",
     ]
 
 

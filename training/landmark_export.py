@@ -205,6 +205,7 @@ def _draft_manifest(
             "alignment": settings.alignment,
             "chained": settings.chained,
             "framing": settings.framing,
+            "refined": settings.refine,
         },
         licence=request.licence,
         created=datetime.now(UTC).replace(microsecond=0),

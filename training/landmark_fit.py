@@ -9,8 +9,9 @@ from models.spine.schemas import LandmarkSchema
 from training.callbacks import EpochLog, checkpoint, checkpoints
 from training.datasets.landmark_splits import LandmarkSplit
 from training.fit import Best, best_epoch, run_trainer
-from training.landmark_fitted import LandmarkModel, starting_landmark_network
+from training.landmark_fitted import LandmarkModel, empty_landmark_network, starting_landmark_network
 from training.landmark_module import LandmarkBatches, LandmarkModule, measured_on
+from training.landmark_refinement import RefinementModule
 from training.landmark_settings import LAST_EPOCH, LandmarkPlan, LandmarkTrainSettings
 from training.lightning_api import Callback, EarlyStopping
 from training.lightning_module import better
@@ -43,9 +44,12 @@ def fit_landmarks(
     torch.manual_seed(settings.seed)
     entry = heatmap_entry(settings.network)
     is_resumed = (run.checkpoints / LAST_CHECKPOINT).is_file()
-    network = entry.build(schema, False) if is_resumed else starting_landmark_network(settings, plan, schema)
+    network = (
+        empty_landmark_network(settings, schema) if is_resumed else starting_landmark_network(settings, plan, schema)
+    )
     model = LandmarkModel(entry, schema, network)
-    module = LandmarkModule(settings, plan, model, measured_on(split))
+    kind = RefinementModule if settings.refine else LandmarkModule
+    module = kind(settings, plan, model, measured_on(split))
     monitor = None if settings.monitor == LAST_EPOCH else settings.monitor
     callbacks: list[Callback] = [EpochLog(run, plan.epochs, monitor), *checkpoints(run, monitor)]
     if split.validation:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from models.errors import ConfigurationError
 from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.heatmap_table import HeatmapEntry, heatmap_entry
+from models.networks.vertebra_alignment import can_align
+from models.networks.vertebra_refinement import RefinedNetwork, refined
 from models.pixels.spec import InputSpec
 from models.spine.schemas import LandmarkSchema, landmark_schema
 from training.fitted import Normalised
@@ -55,12 +58,33 @@ def starting_landmark_network(
     Raises:
         ConfigurationError: they cannot be had, or are of another network or schema.
     """
-    entry = heatmap_entry(settings.network)
     if settings.init_from is None:
-        return entry.build(schema, plan.pretrained, settings.weights)
-    network = entry.build(schema, False)
-    load_weights(network, RunDirectory(settings.init_from).read_weights(), settings.init_from)
-    return network
+        return heatmap_entry(settings.network).build(schema, plan.pretrained, settings.weights)
+    start = RunDirectory(settings.init_from)
+    was_refined = start.read_settings_as(LandmarkTrainSettings).refine
+    network = empty_landmark_network(settings.model_copy(update={"refine": was_refined}), schema)
+    load_weights(network, start.read_weights(), settings.init_from)
+    if settings.refine == was_refined:
+        return network
+    if was_refined:
+        raise ConfigurationError(f"{settings.init_from}: is refined already; start from the run that it was made of")
+    return _refined(network, schema)
+
+
+def empty_landmark_network(settings: LandmarkTrainSettings, schema: LandmarkSchema) -> HeatmapNetwork:
+    """Build the network of a run with random weights.
+
+    Raises:
+        ConfigurationError: it is to be refined, and its landmarks are not those of a frontal column.
+    """
+    network = heatmap_entry(settings.network).build(schema, False)
+    return _refined(network, schema) if settings.refine else network
+
+
+def _refined(network: HeatmapNetwork, schema: LandmarkSchema) -> RefinedNetwork:
+    if not can_align(schema):
+        raise ConfigurationError(f"refine: {schema.name} has no long column of vertebrae, seen from the front")
+    return refined(network, schema)
 
 
 def schema_of_run(run: RunDirectory) -> LandmarkSchema:
@@ -84,10 +108,22 @@ def load_fitted_landmarks(path: Path) -> FittedLandmarks:
     run = RunDirectory(path)
     settings = run.read_settings_as(LandmarkTrainSettings)
     entry, schema = heatmap_entry(settings.network), schema_of_run(run)
-    network = entry.build(schema, False)
+    network = empty_landmark_network(settings, schema)
     load_weights(network, run.read_weights(), path)
     plan = landmark_plan_of(settings, entry)
-    served = ServedLandmarks(
+    served = served_landmarks(settings, plan, entry, schema, network)
+    return FittedLandmarks(served.eval(), entry, schema, plan.input_spec)
+
+
+def served_landmarks(
+    settings: LandmarkTrainSettings,
+    plan: LandmarkPlan,
+    entry: HeatmapEntry,
+    schema: LandmarkSchema,
+    network: HeatmapNetwork,
+) -> ServedLandmarks:
+    """Put what is served of a network around it."""
+    return ServedLandmarks(
         entry,
         schema,
         network,
@@ -96,4 +132,3 @@ def load_fitted_landmarks(path: Path) -> FittedLandmarks:
         alignment=settings.alignment,
         chained=settings.chained,
     )
-    return FittedLandmarks(served.eval(), entry, schema, plan.input_spec)

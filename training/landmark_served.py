@@ -13,6 +13,7 @@ from models.networks.heatmap_table import HeatmapEntry
 from models.networks.network import Normalise
 from models.networks.vertebra_alignment import align_vertebrae, can_align
 from models.networks.vertebra_chain import heat_of_column
+from models.networks.vertebra_refinement import RefinedNetwork
 from models.spine.schemas import LandmarkSchema
 
 LANDMARK_OUTPUTS: Final = ("landmarks", "confidence", "spread")
@@ -29,7 +30,8 @@ class ServedLandmarks(nn.Module):
     Args:
         entry: of the network.
         schema: of the landmarks.
-        network: fitted.
+        network: fitted; one that is refined has a second look at each vertebra, see
+            `models.networks.vertebra_refinement`.
         is_logits: heatmaps are logits of a distribution over the cells.
         alignment: how far each vertebra is turned square to the column, see `models.networks.vertebra_alignment`.
         chained: read all vertebrae of a long frontal column together, see `models.networks.vertebra_chain`; only of
@@ -52,6 +54,7 @@ class ServedLandmarks(nn.Module):
         super().__init__()
         self.normalise = Normalise(entry.mean, entry.std)
         self.network = network
+        self.refiner = network.refiner if isinstance(network, RefinedNetwork) else None
         self.is_logits = is_logits
         self.mirrored = mirrored
         self.mirrored_order = list(schema.mirrored_order)
@@ -61,6 +64,13 @@ class ServedLandmarks(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give ``landmarks``, ``confidence`` and ``spread``."""
+        points, confidence, spread = self.found(image)
+        if self.refiner is not None:
+            points = self.refiner(image, points, self.mirrored)
+        return points, confidence, spread
+
+    def found(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give what `forward` does, as it is before refinement."""
         seen = torch.cat([image, image.flip(3)]) if self.mirrored else image
         heat, sigma = self.network(self.normalise(seen))
         if self.is_logits:

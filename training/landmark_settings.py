@@ -58,6 +58,12 @@ class LandmarkTrainSettings(RunSettings):
         True, description="find all vertebrae of a frontal spine together, one below the other; of loss softmax"
     )
 
+    refine: bool = Field(
+        False,
+        description="keep the network of --init-from as it is, and fit what has a second look at each vertebra that it "
+        "finds; frontal columns only",
+    )
+
     backbone_lr: float | None = Field(None, gt=0, description="learning rate of the backbone; lr is that of the rest")
     loss: Literal["mse", "adaptive_wing", "maht", "softmax"] | None = Field(None, description="what is made least")
     sigma: float = Field(6.0, gt=0, le=64, description="standard deviation of the Gaussian targets, input pixels")
@@ -85,6 +91,10 @@ class LandmarkTrainSettings(RunSettings):
             raise ValueError(f"monitor {self.monitor} needs somebody held out; give val-fraction or kfold")
         if self.patience is not None and (nobody or self.monitor == LAST_EPOCH):
             raise ValueError("patience needs somebody held out, and monitor validation_loss or validation_mre")
+        if self.refine and self.init_from is None:
+            raise ValueError("refine needs the run whose network finds the vertebrae; give init-from")
+        if self.refine and self.freeze:
+            raise ValueError("freeze is given with refine, which keeps the whole network as it is")
         return self
 
 
@@ -111,6 +121,9 @@ class LandmarkPlan:
 
 
 _EPOCHS: Final = 60
+_REFINEMENT_EPOCHS: Final = 14
+REFINEMENT_LR: Final = 1e-3
+"""Of a refiner, which is the same whatever network is refined."""
 _BATCH_SIZE: Final = 8
 _WEIGHT_DECAY: Final = 1e-2
 _CELL: Final = 32
@@ -127,20 +140,27 @@ def landmark_plan_of(settings: LandmarkTrainSettings, entry: HeatmapEntry) -> La
     width = settings.image_width or side
     if side % _CELL or width % _CELL:
         raise ConfigurationError(f"image size {side} x {width}: sides must be multiples of {_CELL}")
-    lr = settings.lr or entry.lr
+    lr = settings.lr or (REFINEMENT_LR if settings.refine else entry.lr)
     return LandmarkPlan(
         pretrained=entry.published is not None if settings.pretrained is None else settings.pretrained,
-        epochs=settings.epochs or _EPOCHS,
+        epochs=settings.epochs or (_REFINEMENT_EPOCHS if settings.refine else _EPOCHS),
         batch_size=settings.batch_size or _BATCH_SIZE,
         optimizer=settings.optimizer or "adamw",
         lr=lr,
-        backbone_lr=settings.backbone_lr or lr * entry.backbone_lr / entry.lr,
+        backbone_lr=settings.backbone_lr or lr * (0.5 if settings.refine else entry.backbone_lr / entry.lr),
         weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
         scheduler=settings.scheduler or "one_cycle",
         loss=settings.loss or entry.loss,
-        freeze=entry.freeze if settings.freeze is None else settings.freeze,
+        freeze=_frozen(settings, entry),
         input_spec=InputSpec(height=side, width=width, resize=Resize.LETTERBOX),
     )
+
+
+def _frozen(settings: LandmarkTrainSettings, entry: HeatmapEntry) -> tuple[str, ...]:
+    """Give what is frozen of the network; of one that is refined all is, without being named."""
+    if settings.refine:
+        return ()
+    return entry.freeze if settings.freeze is None else settings.freeze
 
 
 def with_landmark_plan(settings: LandmarkTrainSettings, plan: LandmarkPlan) -> LandmarkTrainSettings:

@@ -17,6 +17,8 @@ from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.published_weights import StateDict
 
 WIDTH: Final = 128
+BLOCKS: Final = 16
+"""Of EfficientNet-Lite0."""
 
 _TAPS: Final = {2: 24, 4: 40, 10: 112, 15: 320}
 """Channels after the last block of each size, by the block's number; the sizes are a 4th to a 32nd of the input's."""
@@ -27,22 +29,23 @@ _DROPOUT: Final = 0.1
 
 
 class EfficientNetLitePyramid(nn.Module):
-    """Stem and blocks of EfficientNet-Lite0, under their public names: maps of four levels.
+    """Stem and blocks of EfficientNet-Lite0, under their public names: maps of up to four levels.
 
     Args:
         weights: ImageNet's; None is random.
+        blocks: how many of the 16 blocks to have; with fewer of them there are fewer levels.
 
     Raises:
         ConfigurationError: `weights` are those of another network.
     """
 
-    def __init__(self, weights: StateDict | None) -> None:
+    def __init__(self, weights: StateDict | None, blocks: int = BLOCKS) -> None:
         super().__init__()
         whole: EfficientNetLite0 = efficientnet_lite0(1, weights)
         self._conv_stem = whole.backbone.get_submodule("_conv_stem")
         self._bn0 = whole.backbone.get_submodule("_bn0")
-        blocks = whole.backbone.get_submodule("_blocks")
-        self._blocks = nn.ModuleList(blocks.children())
+        every = whole.backbone.get_submodule("_blocks")
+        self._blocks = nn.ModuleList(list(every.children())[:blocks])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Give the maps of ``(N, 3, H, W)``, the finest first."""

@@ -1,0 +1,203 @@
+"""Fitting the second look at vertebrae: what it learns from, and a run of it from films to the served graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from landmark_sets import AasceWriter, column
+from torch import Tensor, nn
+
+from models.errors import ConfigurationError
+from models.networks import efficientnet_lite, vertebra_refinement
+from models.networks.heatmap_decoding import Decoding
+from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
+from models.networks.heatmap_table import HEATMAP_NETWORKS, HeatmapEntry
+from models.networks.vertebra_refinement import Frames, RefinedNetwork
+from models.spine.schemas import SCHEMAS
+from training.landmark_fitted import empty_landmark_network, load_fitted_landmarks
+from training.landmark_refinement import SHIFT, SIZE, TURN_DEG, disturbed, refinement_loss
+from training.landmark_run import read_landmark_predictions
+from training.landmark_settings import LandmarkTrainSettings
+from training.run import RunDirectory
+from training.train import resume, train
+
+AASCE = SCHEMAS["aasce68"]
+SIZE_OF_FILM = (128, 64)
+FILMS = 12
+
+
+class Straight(HeatmapNetwork):
+    """Finds the straight column of `landmark_sets.column` on every film."""
+
+    stride = 4
+
+    def __init__(self, landmarks: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1, landmarks, 1, 1))
+        rows, columns = (torch.arange(side // 4) * 4.0 + 2 for side in SIZE_OF_FILM)
+        x, y = torch.from_numpy(column(SIZE_OF_FILM)).float().T[..., None, None]
+        self.register_buffer("heat", -((columns - x).square() + (rows[:, None] - y).square())[None] / 8)
+
+    def forward(self, x: Tensor) -> Heatmaps:
+        return Heatmaps((self.heat + self.offset).expand(len(x), -1, -1, -1))
+
+
+@pytest.fixture(autouse=True)
+def straight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network above, and a refiner of three blocks for small cut-outs."""
+    entry = HeatmapEntry(
+        "straight",
+        lambda schema, _: Straight(len(schema)),
+        published=None,
+        loss="softmax",
+        decoding=Decoding.EXPECTATION,
+    )
+    monkeypatch.setitem(HEATMAP_NETWORKS, "straight", entry)
+    smaller: dict[str, Any] = {"_BLOCKS": 3, "_CHANNELS": 24, "_SHRINKS": 4, "_REDUCED": 8, "PATCH": (24, 32)}
+    for name, value in smaller.items():
+        monkeypatch.setattr(vertebra_refinement, name, value)
+    # A backbone of random weights needs the statistics of its batch-norms sooner than a fitted one.
+    monkeypatch.setattr(efficientnet_lite, "_BATCH_NORM_MOMENTUM", 0.3)
+
+
+@pytest.fixture
+def spines(aasce: AasceWriter) -> Path:
+    """Persons with one film each, on which every vertebra is white and tilted by its own angle."""
+    random = np.random.default_rng(0)
+    for _ in range(FILMS):
+        points = column(SIZE_OF_FILM, random.uniform(-12, 12, 17))
+        image = random.integers(30, 60, SIZE_OF_FILM, dtype=np.uint8)
+        for body in points.reshape(17, 4, 2)[:, [0, 1, 3, 2]]:
+            cv2.fillPoly(image, [np.round((body - 0.5) * 16).astype(np.int32)], 230, cv2.LINE_AA, 4)
+        aasce.add(points, image, split="training")
+    return aasce.write()
+
+
+def _settings(spines: Path, output: Path, **changes: Any) -> LandmarkTrainSettings:
+    usual = {"network": "straight", "image_size": 128, "image_width": 64, "batch_size": 4, "epochs": 1, "ema": 0.5}
+    return LandmarkTrainSettings(data_dir=spines, output_dir=output, **{**usual, "augmentation": 0.0, **changes})
+
+
+def _tilt_error(run: RunDirectory) -> float:
+    located = read_landmark_predictions(run, "validation")
+    true = np.stack([image.points for image in located.images])
+    found, wanted = (np.degrees(np.arctan2(*_across(points).T)) for points in (located.points, true))
+    return float(np.abs(found - wanted).mean())
+
+
+def _across(points: Any) -> Any:
+    corners = points.reshape(-1, 4, 2)
+    return (corners[:, 1] - corners[:, 0] + corners[:, 3] - corners[:, 2])[:, ::-1]
+
+
+def _frames(films: int) -> Frames:
+    right = torch.tensor([1.0, 0.0]).expand(films, 17, 2)
+    return Frames(torch.zeros(films, 17, 2), right, torch.full((films, 17), 20.0))
+
+
+def test_frames_are_moved_turned_and_resized_as_far_as_is_said() -> None:
+    torch.manual_seed(0)
+    moved = disturbed(_frames(4000))
+    turn = torch.rad2deg(torch.atan2(moved.right[..., 1], moved.right[..., 0]))
+    assert float(turn.std()) == pytest.approx(TURN_DEG * (1 + 0.5**2) ** 0.5, rel=0.05)
+    assert float(turn.mean()) == pytest.approx(0, abs=0.1)
+    shift = moved.middle / 20.0
+    assert shift.std(dim=(0, 1)).tolist() == pytest.approx([SHIFT * (1 + 0.6**2) ** 0.5] * 2, rel=0.05)
+    size = torch.log(moved.width / 20)
+    assert float(size.std()) == pytest.approx((SIZE**2 + 0.03**2) ** 0.5, rel=0.05)
+    assert float(size.std(dim=1).mean()) == pytest.approx(0.03, rel=0.1), "one size for a whole film"
+    alike = torch.corrcoef(torch.stack((turn[:, 5], turn[:, 6], turn[:, 12])))
+    assert float(alike[0, 1]) == pytest.approx(0.8 / 1.25, abs=0.05), "four of five drawn numbers are common"
+    assert float(alike[0, 2]) == pytest.approx(0, abs=0.05)
+    torch.testing.assert_close(moved.right.norm(dim=2), torch.ones(4000, 17))
+
+
+def test_the_loss_counts_corners_in_widths_and_tilts_in_radians() -> None:
+    true = torch.tensor([[-0.5, -0.2], [0.5, -0.2], [-0.5, 0.2], [0.5, 0.2]]).expand(2, 17, 4, 2)
+    assert float(refinement_loss(true, true)) == 0
+    assert float(refinement_loss(true + 0.1, true)) == pytest.approx(10 * 0.1), "moved, not turned"
+    angle = torch.tensor(0.2)
+    turned = torch.stack(
+        (
+            angle.cos() * true[..., 0] - angle.sin() * true[..., 1],
+            angle.sin() * true[..., 0] + angle.cos() * true[..., 1],
+        ),
+        dim=-1,
+    )
+    assert float(refinement_loss(turned, true)) == pytest.approx(10 * (0.2 + float((turned - true).abs().mean())))
+
+
+def test_a_refined_run_turns_vertebrae_to_their_own_end_plates_and_keeps_what_finds_them(
+    spines: Path, tmp_path: Path
+) -> None:
+    first = train(_settings(spines, tmp_path / "first", lr=1e-9))
+    assert _tilt_error(first) > 5, "a straight column: the tilts are 6 degrees on average"
+    second = train(
+        _settings(spines, tmp_path / "second", init_from=first.path, refine=True, epochs=16, batch_size=2, lr=3e-3)
+    )
+    assert _tilt_error(second) < 0.8 * _tilt_error(first)
+    log = second.read_log()
+    assert log[-1]["validation_loss"] < 0.8 * log[0]["validation_loss"]
+    assert log[-1]["validation_mre"] == pytest.approx(second.read_json("metrics_validation.json")["mre_px"], abs=0.01)
+    kept, before = second.read_weights(), first.read_weights()
+    for name, weight in before.items():
+        torch.testing.assert_close(kept[f"coarse.{name}"], weight)
+
+
+def test_a_resumed_refinement_ends_as_an_uninterrupted_one(
+    spines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(_settings(spines, tmp_path / "first", lr=1e-9))
+    whole = train(_settings(spines, tmp_path / "whole", init_from=first.path, refine=True, epochs=3))
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        log = RunDirectory.log
+
+        def stop(run: RunDirectory, line: dict[str, Any]) -> None:
+            log(run, line)
+            if line["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(RunDirectory, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(_settings(spines, broken, init_from=first.path, refine=True, epochs=3))
+    resumed = resume(broken, {})
+    for line, other in zip(whole.read_log(), resumed.read_log(), strict=True):
+        assert line["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3), "the same frames were drawn"
+        assert line["validation_mre"] == pytest.approx(other["validation_mre"], abs=1e-3)
+
+
+def test_what_is_served_of_a_refined_run_is_the_refined_answer(spines: Path, tmp_path: Path) -> None:
+    first = train(_settings(spines, tmp_path / "first", lr=1e-9))
+    second = train(_settings(spines, tmp_path / "second", init_from=first.path, refine=True))
+    served = load_fitted_landmarks(second.path).served
+    film = torch.rand(2, 1, *SIZE_OF_FILM)
+    network = served.network
+    assert isinstance(network, RefinedNetwork)
+    with torch.no_grad():
+        points, confidence, spread = served(film)
+        found, sure, wide = served.found(film)
+        torch.testing.assert_close(points, network.refiner(film, found, True))
+    torch.testing.assert_close((confidence, spread), (sure, wide))
+    assert (points - found).abs().max() > 0.01
+
+
+def test_refining_needs_a_network_that_finds_vertebrae_of_a_frontal_column(spines: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give init-from"):
+        _settings(spines, tmp_path / "run", refine=True)
+    with pytest.raises(ValueError, match="freeze is given"):
+        _settings(spines, tmp_path / "run", refine=True, init_from=tmp_path, freeze=("heat",))
+    first = train(_settings(spines, tmp_path / "first"))
+    refine = _settings(spines, tmp_path / "second", refine=True, init_from=first.path)
+    with pytest.raises(ConfigurationError, match="generic40 has no long column"):
+        empty_landmark_network(refine, SCHEMAS["generic40"])
+    second = train(refine)
+    with pytest.raises(ConfigurationError, match="is refined already"):
+        train(_settings(spines, tmp_path / "third", init_from=second.path))
+    again = train(_settings(spines, tmp_path / "fourth", init_from=second.path, refine=True))
+    assert again.is_finished

@@ -1,0 +1,129 @@
+"""Fitting the second look at vertebrae, see `models.networks.vertebra_refinement`.
+
+The network that finds them stays as it is. What it gives of the films that it was fitted to is far better than what it
+gives of others, so the refiner does not learn from its answers, but from true vertebrae that are moved, turned and
+resized about as far as its answers to unseen films are wrong: neighbours mostly together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.networks.vertebra_refinement import Frames, RefinedNetwork
+from models.spine.schemas import CORNERS
+from training.datasets.landmark_radiographs import LandmarkBatch
+from training.landmark_fitted import LandmarkModel, served_landmarks
+from training.landmark_losses import masked_mean
+from training.landmark_module import LandmarkModule
+from training.landmark_settings import LandmarkPlan, LandmarkTrainSettings
+
+TURN_DEG: Final = 4.0
+"""Standard deviation of what neighbours are turned together, degrees; each by itself half of it."""
+SHIFT: Final = 0.06
+"""Standard deviation of what neighbours are moved together, in widths of a vertebra; each by itself 0.6 of it."""
+SIZE: Final = 0.08
+"""Standard deviation of the logarithm of the size of all vertebrae of a film."""
+
+_TURN_ALONE: Final = 0.5
+_SHIFT_ALONE: Final = 0.6
+_SIZE_ALONE: Final = 0.03
+_REACH: Final = 5
+"""Vertebrae that are moved together."""
+_SCALE: Final = 10.0
+"""Of the loss, so that clipping of gradients and their noise are as with the other losses."""
+
+
+class RefinementModule(LandmarkModule):
+    """Fits the refiner of a `RefinedNetwork`, and measures what both give together.
+
+    Args:
+        settings: of the run.
+        plan: made of settings and recipe.
+        model: whose network is a `RefinedNetwork`.
+        measured_on: whose images validation is about.
+    """
+
+    def __init__(
+        self, settings: LandmarkTrainSettings, plan: LandmarkPlan, model: LandmarkModel, measured_on: str
+    ) -> None:
+        super().__init__(settings, plan, model, measured_on)
+        if not isinstance(model.network, RefinedNetwork):
+            raise TypeError(f"{type(model.network).__name__} has nothing to refine with")
+        self._network = model.network
+        self._found: dict[int, Tensor] = {}
+        self._served = served_landmarks(settings, plan, model.entry, model.schema, model.network)
+
+    def training_step(self, batch: LandmarkBatch, batch_idx: int) -> Tensor:
+        """Give the loss of one batch."""
+        true = _corners(batch.points)
+        known = torch.isfinite(true).flatten(2).all(dim=2)  # (N, V)
+        whole = known.all(dim=1)
+        if not whole.any():  # changes of the film have moved something out of each
+            return _SCALE * self._network.refiner.head.weight.sum() * 0.0
+        true = true[whole]
+        frames = disturbed(Frames.of_corners(true).levelled())
+        refiner = self._network.refiner
+        found = refiner.corners(refiner.cut_out(batch.image[whole], frames))
+        loss = refinement_loss(found.float(), frames.from_image(true))
+        self.train_loss.update(loss.detach().expand(len(true)))
+        return loss
+
+    def validation_step(self, batch: LandmarkBatch, batch_idx: int) -> None:
+        """Measure one batch: what is found and refined, as it will be served."""
+        found = self._found.get(batch_idx)
+        if found is None:  # the network that finds them stays as it is, so once is enough
+            found = self._found[batch_idx] = self._served.found(batch.image)[0]
+        refined = self._network.refiner(batch.image, found, self._served.mirrored)
+        frames = Frames.of_corners(_corners(found)).levelled()
+        there, true = torch.isfinite(batch.points).all(dim=2), batch.points.nan_to_num(0.0)
+        away = frames.from_image(_corners(refined)) - frames.from_image(_corners(true))
+        loss = _SCALE * masked_mean(away.abs().mean(dim=3).flatten(1), there)
+        self.measured_loss.update(loss.expand(len(batch.image)))
+        error = (refined - true).norm(dim=2) * batch.unit[:, None]
+        if there.any():
+            self.radial_error.update(error[there])
+
+
+def refinement_loss(found: Tensor, true: Tensor) -> Tensor:
+    """Give how far corners are off, and how far their vertebrae are turned against the true ones.
+
+    Args:
+        found, true: ``(N, V, 4, 2)``, in frames of the vertebrae.
+    """
+    apart = functional.l1_loss(found, true)
+    turned = functional.l1_loss(_tilt(found), _tilt(true))
+    return _SCALE * (apart + turned)
+
+
+def disturbed(frames: Frames) -> Frames:
+    """Move, turn and resize frames at random (torch's generator), neighbours mostly together."""
+    middle, right, width = frames
+    turn = torch.deg2rad(TURN_DEG * (_together(width) + _TURN_ALONE * torch.randn_like(width)))
+    cosine, sine = turn.cos(), turn.sin()
+    x, y = right[..., 0], right[..., 1]
+    turned = torch.stack((cosine * x - sine * y, sine * x + cosine * y), dim=2)
+    columns, rows = (SHIFT * (_together(width) + _SHIFT_ALONE * torch.randn_like(width)) for _ in range(2))
+    of_film = torch.randn(len(width), 1, dtype=width.dtype, device=width.device)
+    size = torch.exp(SIZE * of_film + _SIZE_ALONE * torch.randn_like(width))
+    return Frames(middle + torch.stack((columns, rows), dim=2) * width[..., None], turned, width * size)
+
+
+def _together(like: Tensor) -> Tensor:
+    """Give normal numbers ``(N, V)`` of which neighbours are alike."""
+    drawn = torch.randn(len(like), 1, like.shape[1] + _REACH - 1, dtype=like.dtype, device=like.device)
+    joined: Tensor = functional.avg_pool1d(drawn, _REACH, stride=1)[:, 0] * _REACH**0.5
+    return joined
+
+
+def _tilt(corners: Tensor) -> Tensor:
+    """Give the angle of each vertebra in its frame, ``(N, V)`` radians."""
+    across = corners[:, :, 1] - corners[:, :, 0] + corners[:, :, 3] - corners[:, :, 2]
+    return torch.atan2(across[..., 1], across[..., 0])
+
+
+def _corners(points: Tensor) -> Tensor:
+    return torch.unflatten(points, 1, (-1, len(CORNERS)))
