@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,16 +21,45 @@ sys.path.insert(0, str(Path(__file__).parent))
 from landmark_sets import AasceWriter, write_landmark_version
 from zone_sets import ZoneSetWriter, write_csi_version
 
-from training.datasets.landmark_images import LandmarkImages, read_landmark_images
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, also in processes that tests start: networks are small, and files are tested side by side.
+
+    More threads wait for each other by burning the cores, which made fitting take up to three times the CPU time.
+    """
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_table_of_operators() -> Iterator[None]:
-    """Let torch's exporter read its operators once a session: for small networks that is most of every export."""
+def quick_exporter() -> Iterator[None]:
+    """Spare torch's exporter what it does again and again, to the same end.
+
+    It reads its operators once a session, which for small networks is most of every export. Patterns with several
+    outputs are only looked for at nodes of the kind of their first; it lists the whole graph before it looks at that.
+    """
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    matcher = pytest.importorskip("onnxscript.rewriter._matcher")
+    basics = pytest.importorskip("onnxscript.rewriter._basics")
+    simple = matcher.SimplePatternMatcher
+    match = simple.match
+
+    def match_where_it_can(self: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        if not self.pattern.has_single_output_node:
+            kind = self.pattern.output_nodes[0].op_identifier()
+            if kind is not None and kind != node.op_identifier():
+                return basics.MatchResult().fail("No match found.")
+        return match(self, model, graph, node, **options)
+
     with pytest.MonkeyPatch.context() as monkeypatch:
         registry = registration.ONNXRegistry
         monkeypatch.setattr(registry, "from_torchlib", staticmethod(cache(registry.from_torchlib)))
+        monkeypatch.setattr(simple, "match", match_where_it_can)
         yield
 
 
@@ -102,6 +132,28 @@ def zone_set(tmp_path: Path) -> ZoneSetWriter:
     return ZoneSetWriter(tmp_path / "zones")
 
 
+@pytest.fixture
+def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backbone of this name, see `zone_runs`, in the table of backbones for one test."""
+    from zone_runs import Brightness
+
+    from models.networks.zone_table import ZONE_BACKBONES, ZoneBackbone
+
+    entry = ZoneBackbone("brightness", lambda pretrained, weights: Brightness(), pretrained=False, image_size=48)
+    monkeypatch.setitem(ZONE_BACKBONES, "brightness", entry)
+
+
+@pytest.fixture
+def zones(zone_set: ZoneSetWriter) -> Path:
+    """Thirty images of as many persons, whose zones' brightness is what both readers say, or nearly."""
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        grades = random.integers(0, 4, 6).tolist()
+        other = [max(0, grade - 1) if random.random() < 0.2 else grade for grade in grades]
+        zone_set.add(grades, grades, other)
+    return zone_set.write_brixia()
+
+
 @pytest.fixture(scope="session")
 def landmark_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose active version of task `landmarks` is 1.0.0, see `write_landmark_version`."""
@@ -115,12 +167,3 @@ def landmark_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def aasce(tmp_path: Path) -> AasceWriter:
     """An empty set of landmarks."""
     return AasceWriter(tmp_path / "spines")
-
-
-@pytest.fixture(scope="session")
-def real_aasce() -> LandmarkImages:
-    """The published radiographs, those with faulty landmarks among them; skips where they are not there."""
-    directory = Path(__file__).parents[2].parent / "shared" / "data" / "aasce"
-    if not directory.is_dir():
-        pytest.skip("no ../shared/data/aasce")
-    return read_landmark_images(directory, keep_faulty=True)

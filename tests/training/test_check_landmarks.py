@@ -15,8 +15,6 @@ from landmark_sets import SIZE, AasceWriter, column, noise
 from training.__main__ import main
 from training.datasets.landmark_rows import Points
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "aasce"
-
 
 @pytest.fixture
 def sound(aasce: AasceWriter) -> AasceWriter:
@@ -276,20 +274,3 @@ def test_a_wrong_option_is_one_line(
     captured = capsys.readouterr()
     assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/aasce")
-def test_the_two_dozen_rows_out_of_order_of_aasce_are_found(capsys: pytest.CaptureFixture[str]) -> None:
-    status, report = check(REAL, capsys)
-    assert status == 0
-    assert (report["images"], report["usable"]) == (481, 472)
-    problem = codes(report)["vertebrae_out_of_order"]
-    done = [group[0].rpartition(": ")[2] for group in problem["groups"]]
-    assert (done.count("sorted from top to bottom"), done.count("left out of training")) == (17, 7)
-    # Found by another way: the mean y of a row's vertebrae, as they stand in the table, does not rise throughout.
-    table = np.loadtxt(REAL / "training_landmarks.csv", delimiter=",")
-    heights = table[:, 68:].reshape(len(table), 17, 4).mean(axis=2)
-    names = (REAL / "training_filenames.csv").read_text().splitlines()
-    expected = {f"training/{names[row]}" for row in np.flatnonzero((np.diff(heights) <= 0).any(axis=1))}
-    assert {group[0].rpartition(": ")[0] for group in problem["groups"]} == expected
-    assert len(codes(report)["vertebra_drawn_twice"]["groups"]) == 7

@@ -11,7 +11,7 @@ import pytest
 from landmark_sets import column
 
 from models.spine.schemas import SCHEMAS
-from training.datasets.landmark_images import LandmarkImage, LandmarkImages
+from training.datasets.landmark_images import LandmarkImage
 from training.datasets.landmark_rows import Angles, Points
 from training.landmark_evaluation import (
     HEADLINES,
@@ -152,15 +152,3 @@ def test_intervals_are_over_persons_not_over_images() -> None:
     wide = landmark_metrics(two, points, GENERIC, bootstrap=200)["intervals"]["mre_px"]
     assert wide == [0, 10]
     assert 2 < narrow[0] < 5 < narrow[1] < 8
-
-
-def test_the_published_angles_are_those_of_the_published_landmarks(real_aasce: LandmarkImages) -> None:
-    sound = [each for each in real_aasce.images if not each.repairs and not each.faults]
-    points = np.stack([each.points for each in sound])
-    assert len(sound) > 440
-    apart = np.abs(given_angles(sound) - measured_angles(sound, points, real_aasce.schema))
-    # The landmarks are rounded to five digits of the image's sides: a tenth of a degree.
-    assert apart.max() < 0.15
-    metrics = landmark_metrics(sound, points, real_aasce.schema, bootstrap=0)
-    assert (metrics["mre_px"], metrics["sdr_6"]) == (0, 100)
-    assert metrics["cobb_smape"] < 0.1

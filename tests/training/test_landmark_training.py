@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ class Where(HeatmapNetwork):
         return Heatmaps(self.head(self.backbone(x)) + self.usual)
 
 
-@pytest.fixture(autouse=True)
-def where(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def where() -> Iterator[None]:
     entry = HeatmapEntry(
         "where",
         lambda schema, _: Where(len(schema)),
@@ -62,17 +63,26 @@ def where(monkeypatch: pytest.MonkeyPatch) -> None:
         backbone_lr=0.03,
         image_size=64,
     )
-    monkeypatch.setitem(HEATMAP_NETWORKS, "where", entry)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(HEATMAP_NETWORKS, "where", entry)
+        yield
 
 
-@pytest.fixture
-def spines(aasce: AasceWriter) -> Path:
+@pytest.fixture(scope="module")
+def spines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Persons with one film each; spines stand in one place, a little curved."""
+    aasce = AasceWriter(tmp_path_factory.mktemp("data") / "spines")
     for number in range(IMAGES):
         tilts = [2.0 * np.sin(place / 3 + number / 5) for place in range(17)]
         image = np.random.default_rng(number).integers(60, 255, (128, 64), dtype=np.uint8)
         aasce.add(column((128, 64), tilts), image, split="training", angles=(4.0, 2.0, 2.0))
     return aasce.write()
+
+
+@pytest.fixture(scope="module")
+def folds(spines: Path, where: None, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A cross-validation of two folds."""
+    return train(_settings(spines, tmp_path_factory.mktemp("runs") / "folds", kfold=2))
 
 
 def _settings(spines: Path, output: Path, **changes: Any) -> LandmarkTrainSettings:
@@ -98,9 +108,8 @@ def test_a_run_learns_and_leaves_both_best_checkpoints_measures_and_predictions(
 
 
 def test_folds_hold_everyone_out_once_and_are_exported_with_a_network_fitted_to_everyone(
-    spines: Path, tmp_path: Path
+    spines: Path, folds: RunDirectory, tmp_path: Path
 ) -> None:
-    folds = train(_settings(spines, tmp_path / "folds", kfold=2))
     summary = folds.read_json("metrics_kfold.json")
     assert summary["splits"]["validation"]["pooled"]["n"] == IMAGES
     everyone = train(_settings(spines, tmp_path / "everyone", val_fraction=0.0))
@@ -236,8 +245,7 @@ def test_a_column_read_together_answers_for_the_place_that_it_chose() -> None:
     assert together[1][0, 28] < together[1][0, 0]
 
 
-def test_the_confidence_for_review_flags_a_twentieth_of_the_sound_films(spines: Path, tmp_path: Path) -> None:
-    folds = train(_settings(spines, tmp_path / "folds", kfold=2))
+def test_the_confidence_for_review_flags_a_twentieth_of_the_sound_films(folds: RunDirectory) -> None:
     figures = review_figures(located_of_folds(folds))
     assert 0 <= figures["confidence"] <= 1
     assert figures["flagged_of_sound"] <= 0.2  # of ten films one is a tenth

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 
+from models.networks.network import ClassificationNetwork, FullyConnectedNetwork
+from models.networks.resnet import ResNetBackbone
 from models.networks.table import NETWORKS, network_entry
 from models.pixels.image_files import read_image_file
 from models.pixels.radiograph import Radiograph
@@ -20,6 +20,9 @@ from models.pixels.spec import InputSpec
 from training.explain import Method, correlation, explain
 from training.onnx_file import export_onnx
 from training.served import OUTPUT_NAMES, ServedNetwork
+
+HIDDEN = 64
+"""Features between the linear layers, instead of 4,096: VGG16 would hold half a gigabyte of weights."""
 
 SPEC = InputSpec(height=224, width=224)
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "chest_xray_224" / "train"
@@ -45,12 +48,28 @@ def images() -> Images:
     return np.ascontiguousarray(np.stack(inputs[:IMAGES])[:, None])
 
 
+def lighten(network: ClassificationNetwork) -> None:
+    """Take out what is only more of the same: width of linear layers, and of ResNet-50's blocks all but each first."""
+    if isinstance(network, FullyConnectedNetwork):
+        linear = [number for number, layer in enumerate(network.head) if isinstance(layer, torch.nn.Linear)]
+        for number in linear:
+            layer = network.head[number]
+            given = layer.in_features if number == linear[0] else HIDDEN
+            network.head[number] = torch.nn.Linear(given, layer.out_features if number == linear[-1] else HIDDEN)
+    elif isinstance(network.backbone, ResNetBackbone) and len(network.backbone.layer1) > 2:
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            stage = network.backbone.get_submodule(name)
+            network.backbone.set_submodule(name, torch.nn.Sequential(next(stage.children())))
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
-def served(request: pytest.FixtureRequest, images: Images) -> Iterator[ServedNetwork]:
+def served(request: pytest.FixtureRequest, images: Images) -> ServedNetwork:
     """A network with running statistics of these images and a last layer that speaks for the class in most maps."""
     torch.manual_seed(0)
     entry = network_entry(request.param)
-    served = ServedNetwork(entry, entry.build(2, request.param == "efficientnet_lite0"), 1.5, positive=1)
+    network = entry.build(2, request.param == "efficientnet_lite0")
+    lighten(network)
+    served = ServedNetwork(entry, network, 1.5, positive=1)
     for module in served.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # cumulative: one pass gives the statistics
@@ -58,9 +77,7 @@ def served(request: pytest.FixtureRequest, images: Images) -> Iterator[ServedNet
     torch.nn.init.normal_(last.weight, mean=0.02, std=0.05)
     with torch.no_grad():
         served.train()(torch.from_numpy(images))
-    yield served.eval()
-    del served, last
-    gc.collect()  # VGG16 holds half a gigabyte
+    return served.eval()
 
 
 @pytest.fixture(scope="module")

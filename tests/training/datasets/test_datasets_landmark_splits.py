@@ -8,7 +8,7 @@ import pytest
 from landmark_sets import SIZE, column
 
 from models.errors import ConfigurationError
-from training.datasets.landmark_images import LandmarkImage, LandmarkImages
+from training.datasets.landmark_images import LandmarkImage
 from training.datasets.landmark_splits import kfold_landmarks, split_landmarks
 from training.datasets.vertebra_corners import largest_tilt_between
 
@@ -61,15 +61,3 @@ def test_too_few_persons_are_said_to_be_too_few() -> None:
         kfold_landmarks(images, 5, seed=0)
     with pytest.raises(ConfigurationError, match="too few"):
         split_landmarks(images, 0.2, seed=0)
-
-
-def test_aasce_is_split_by_the_person_in_its_names(real_aasce: LandmarkImages) -> None:
-    images = [image for image in real_aasce.images if image.usable]
-    assert len(images) == 472
-    shots = [image.person for image in images if "-237 " in image.source]
-    assert len(shots) > 3
-    assert len(set(shots)) == 1
-    splits = kfold_landmarks(images, 5, seed=0)
-    assert sum(len(split.validation) for split in splits) == 472
-    for split in splits:
-        assert not {image.person for image in split.train} & {image.person for image in split.validation}

@@ -1,0 +1,76 @@
+"""The spines that the AASCE challenge published: whose they are, their faults, and their angles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.__main__ import main
+from training.datasets import landmark_images
+from training.datasets.landmark_images import LandmarkImages, read_landmark_images
+from training.datasets.landmark_splits import kfold_landmarks
+from training.landmark_evaluation import given_angles, landmark_metrics, measured_angles
+
+REAL = Path(__file__).parents[3].parent / "shared" / "data" / "aasce"
+
+pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/aasce")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """Decode each radiograph once for its size and digest, however often the set is read."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(landmark_images, "_look_at", cache(landmark_images._look_at))
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_aasce(read_once: None) -> LandmarkImages:
+    """The published radiographs, those with faulty landmarks among them."""
+    return read_landmark_images(REAL, keep_faulty=True)
+
+
+def test_aasce_is_split_by_the_person_in_its_names(real_aasce: LandmarkImages) -> None:
+    images = [image for image in real_aasce.images if image.usable]
+    assert len(images) == 472
+    shots = [image.person for image in images if "-237 " in image.source]
+    assert len(shots) > 3
+    assert len(set(shots)) == 1
+    splits = kfold_landmarks(images, 5, seed=0)
+    assert sum(len(split.validation) for split in splits) == 472
+    for split in splits:
+        assert not {image.person for image in split.train} & {image.person for image in split.validation}
+
+
+def test_the_published_angles_are_those_of_the_published_landmarks(real_aasce: LandmarkImages) -> None:
+    sound = [each for each in real_aasce.images if not each.repairs and not each.faults]
+    points = np.stack([each.points for each in sound])
+    assert len(sound) > 440
+    apart = np.abs(given_angles(sound) - measured_angles(sound, points, real_aasce.schema))
+    # The landmarks are rounded to five digits of the image's sides: a tenth of a degree.
+    assert apart.max() < 0.15
+    metrics = landmark_metrics(sound, points, real_aasce.schema, bootstrap=0)
+    assert (metrics["mre_px"], metrics["sdr_6"]) == (0, 100)
+    assert metrics["cobb_smape"] < 0.1
+
+
+def test_the_two_dozen_rows_out_of_order_of_aasce_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-data", "--task", "landmarks", "--data-dir", str(REAL), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["images"], report["usable"]) == (481, 472)
+    problems = {each["code"]: each for each in report["problems"]}
+    problem = problems["vertebrae_out_of_order"]
+    done = [group[0].rpartition(": ")[2] for group in problem["groups"]]
+    assert (done.count("sorted from top to bottom"), done.count("left out of training")) == (17, 7)
+    # Found by another way: the mean y of a row's vertebrae, as they stand in the table, does not rise throughout.
+    table = np.loadtxt(REAL / "training_landmarks.csv", delimiter=",")
+    heights = table[:, 68:].reshape(len(table), 17, 4).mean(axis=2)
+    names = (REAL / "training_filenames.csv").read_text().splitlines()
+    expected = {f"training/{names[row]}" for row in np.flatnonzero((np.diff(heights) <= 0).any(axis=1))}
+    assert {group[0].rpartition(": ")[0] for group in problem["groups"]} == expected
+    assert len(problems["vertebra_drawn_twice"]["groups"]) == 7
