@@ -33,7 +33,7 @@ run: $(VENV)/.demo
 
 # Three at a time on two cores: many tests wait for real servers.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -101,10 +101,15 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
                 steps.update(step, description=f"sending {len(files)} files by C-STORE to port {feed.port}")
                 sent = list(send_files(files, "127.0.0.1", feed.port, "RADSTREAM"))
                 steps.update(step, description="waiting for findings and for outputs to come back")
-                rows, settled = _wait_for_findings(feed, sent)
+                rows, settled = wait_for_findings(feed, sent)
                 steps.update(step, description="stopping")
+    return settled and show(console, sent, rows, pictures, output)
+
+
+def show(console: Console, sent: list[Sent], rows: list[dict[str, Any]], received: Path, output: Path) -> bool:
+    """Print a table of findings and write the pictures that an archive received; False when any is missing."""
     _print_findings(console, sent, rows)
-    made, reports = _write_pictures(pictures, output)
+    made, reports = _write_pictures(received, output)
     console.print(
         f"\n{len(made)} Secondary Captures and {reports} structured reports came back to the archive; "
         f"pictures in [bold]{output}[/bold]:"
@@ -113,10 +118,15 @@ def _run(files: list[Path], directory: Path, output: Path, console: Console) -> 
         console.print(f"  {path}")
     console.print(f"\n{DISCLAIMER}.")
     expected = sum(row[version] is not None for row in rows for version in _VERSIONS)
-    return settled and len(made) == reports == expected
+    return len(made) == reports == expected
 
 
-def _wait_for_findings(feed: Feed, sent: list[Sent]) -> tuple[list[dict[str, Any]], bool]:
+def wait_for_findings(feed: Feed, sent: list[Sent]) -> tuple[list[dict[str, Any]], bool]:
+    """Wait until whatever was accepted is settled and delivered; give all rows, and whether it came to that.
+
+    Raises:
+        LaunchError: a process of the feed ended.
+    """
     accepted = {item.sop_instance_uid for item in sent if item.status == 0}
     engine = create_engine(f"sqlite:///{feed.directory / 'radstream.db'}")
     rows: list[dict[str, Any]] = []

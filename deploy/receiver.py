@@ -43,9 +43,9 @@ class Receiver:
     def _store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
         with self._lock:
-            self.counts[uid] = self.counts.get(uid, 0) + 1
             with (self.directory / f"{uid}.dcm").open("wb") as file:
                 file.write(event.encoded_dataset())
+            self.counts[uid] = self.counts.get(uid, 0) + 1  # now that the file is whole
         return 0x0000
 
     def __enter__(self) -> Self:

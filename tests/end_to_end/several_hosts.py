@@ -62,11 +62,11 @@ class Plan:
         patience_s: for everything to be settled and delivered after the last acknowledgement.
     """
 
-    instances: int = 120
+    instances: int = 80
     associations: int = 4
     side: int = 128
-    interval_s: float = 0.4
-    silence_s: float = 8
+    interval_s: float = 0.2
+    silence_s: float = 5
     patience_s: float = 90
 
 
@@ -121,7 +121,7 @@ class SeveralHosts:
         self.scps = [self._station(hosts[name], "scp") for name in ("scp1", "scp2")]
         self.workers = [self._station(hosts[name], "worker") for name in ("worker1", "worker2")]
         scps, plan = [scp.host for scp in self.scps], self._plan
-        self.modality = Modality(hosts["modality"], scps, plan.interval_s, plan.silence_s)
+        self.modality = Modality(hosts["modality"], scps, plan.interval_s, plan.silence_s, enough=0)
         migrated = self.run_on(self.workers[0], "-m", "worker", "migrate")
         if migrated.returncode != 0:
             raise LaunchError(f"the database cannot be prepared: {migrated.stderr}")
@@ -187,6 +187,8 @@ class SeveralHosts:
             self.modality.start(share)
             self._closing.callback(self.modality.stop)
 
+            # However long an outage takes to be seen, there is something left to send during the next.
+            self._acquire_until(0.40)
             self._after(0.10)
             held = self._when_busy(worker2)
             self._note(worker2.host.cut_off, f"worker2 is cut off without a sign, with {held} jobs in hand")
@@ -196,6 +198,7 @@ class SeveralHosts:
             self._wait(lambda: "redis_unavailable" in self.log_of(worker2.host).read_text(), 60, "worker2 sees it")
             self._after(0.40)
             self._note(worker2.host.rejoin, "worker2 is on the network again")
+            self._acquire_until(0.80)
             self._after(0.55)
             held = self._when_busy(worker1)
             self._note(worker1.host.pull_power, f"worker1 loses its power and its disks, with {held} jobs in hand")
@@ -206,7 +209,10 @@ class SeveralHosts:
             self._note(
                 lambda: scp2.host.lose(self.services.host), "scp2 reaches senders, but bucket, Redis and SQL no more"
             )
-            self._wait(lambda: self.modality.by_scp["scp2"].unacknowledged > 0, 60, "scp2 did not say Success")
+            told = self.modality.by_scp["scp2"]
+            before = told.unacknowledged
+            self._acquire_until(1)
+            self._wait(lambda: told.unacknowledged > before, 60, "scp2 did not say Success")
             self._note(lambda: scp2.host.find(self.services.host), "scp2 reaches them again")
             self._after(0.92)
             self._note(scp1.host.pull_power, "scp1 loses its power and its disks")
@@ -252,6 +258,9 @@ class SeveralHosts:
 
         self._wait(busy, 60, "")
         return held[0]
+
+    def _acquire_until(self, share: float) -> None:
+        self.modality.enough = int(share * self._plan.instances)
 
     def _after(self, share: float) -> None:
         wanted = int(share * self._plan.instances)

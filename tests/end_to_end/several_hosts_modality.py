@@ -16,6 +16,7 @@ from tests.end_to_end.hosts import Host
 
 SCP_PORT = 11112
 RETRY_S = 0.5
+LOOK_S = 0.02
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Modality:
         tries: C-STOREs begun for an instance.
         by_scp: the same by the SCP that was tried.
         interval_s: between the end of one C-STORE and the next acquisition.
+        enough: once so many are acknowledged, nothing further is acquired; a resend goes on.
         silence_s: without an answer for so long, it gives up and tries again.
     """
 
@@ -50,6 +52,7 @@ class Modality:
     scps: Sequence[Host]
     interval_s: float
     silence_s: float
+    enough: int
     acknowledged: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
     by_scp: dict[str, Sent] = field(default_factory=dict)
@@ -80,6 +83,8 @@ class Modality:
         with self.host.inside():
             association: Any = None
             for dataset in batch:
+                while len(self.acknowledged) >= self.enough and not self._stopping.wait(LOOK_S):
+                    pass
                 while not self._stopping.is_set():
                     if association is None or not association.is_established:
                         association = self._associate(order[0], dataset)

@@ -24,7 +24,6 @@ def test_a_run_of_the_feed_is_told_from_start_to_stop(
     file = tmp_path / "audit.log"
     with AuditRepository() as repository:
         feed = feeds(
-            processes=1,
             RADSTREAM_AUDIT_REPOSITORY=f"tcp://127.0.0.1:{repository.port}",
             RADSTREAM_AUDIT_FILE=str(file),
             RADSTREAM_PHI="none",

@@ -65,7 +65,7 @@ def test_a_newer_version_answers_for_finished_instances_from_archive_and_pacs(
 ) -> None:
     store = make_store(tmp_path / "models", "one", side=64)
     add_stand_in(store, tmp_path / "two", "two", side=96)
-    feed = feeds(processes=1, RADSTREAM_MODEL_STORE=str(store.root), RADSTREAM_SPOOL_ARCHIVE_DAYS="1")
+    feed = feeds(RADSTREAM_MODEL_STORE=str(store.root), RADSTREAM_SPOOL_ARCHIVE_DAYS="1")
     feed.start()
     images = [chest(128, seed) for seed in range(4)]
     sender = Sender(feed.port)

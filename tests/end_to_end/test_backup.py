@@ -84,7 +84,7 @@ def _start_again(feed: Feed) -> None:
 def test_whatever_was_accepted_is_in_the_backup_or_the_spool_or_is_named_and_sent_again(
     feeds: Callable[..., Feed], archive: Receiver, command: Command, tmp_path: Path
 ) -> None:
-    feed, backup, sent = feeds(processes=1, RADSTREAM_WORKER_DECODERS="1"), tmp_path / "backup", dict[str, Dataset]()
+    feed, backup, sent = feeds(), tmp_path / "backup", dict[str, Dataset]()
     feed.start()
     before = _backed_up_under_load(feed, command, sent, backup)
     settled_after = set(sent) - before

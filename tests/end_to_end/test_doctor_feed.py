@@ -61,7 +61,7 @@ def _phantom(feed: Feed, *, delivered: bool, longest_s: float) -> list[Finding]:
 def test_a_healthy_feed_is_found_so_and_a_phantom_leaves_nothing_behind(
     feeds: Any, archive: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = feeds(processes=1, RADSTREAM_SCP_MIN_FREE_BYTES="0")
+    feed = feeds(RADSTREAM_SCP_MIN_FREE_BYTES="0")
     feed.start(120)
     for name in ("RADSTREAM_DATA_DIR", "RADSTREAM_REDIS_URL"):
         monkeypatch.setenv(name, feed.environment[name])

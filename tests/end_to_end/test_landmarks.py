@@ -1,7 +1,6 @@
 """Task landmarks through the whole feed: a spine sent by C-STORE as DX, its landmarks read back from SQL, its picture.
 
 The network is a stand-in that finds the spine which the test draws, so that every place and angle is known beforehand.
-The shipped network is asked about real radiographs where these are there.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import stand_in_spine
@@ -21,13 +19,10 @@ from stand_in_store import make_store
 
 from deploy.launcher import Feed, wait_until
 from deploy.receiver import Receiver
-from models.settings import Settings
 from models.store.store import ModelStore
 from models.tasks import Task
 
 Feeds = Callable[..., Feed]
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "aasce"
 
 SHAPE = (1024, 600)  # eight pixels for each of the input
 MIDDLE = (350.0, 520.0)
@@ -130,48 +125,3 @@ def test_landmarks_of_a_spine_are_in_the_database_and_on_the_picture(feed: Feed,
     assert "for review: low confidence" in of_spines[str(dim.StudyInstanceUID)].DerivationDescription
     assert min(picture.Rows, picture.Columns) >= 512
     assert picture.PhotometricInterpretation in {"RGB", "YBR_FULL_422"}
-
-
-@pytest.mark.skipif(not (REAL / "training").is_dir(), reason="the radiographs are not there")
-def test_real_spines_are_located_by_the_shipped_network(feeds: Feeds, archive: Receiver) -> None:
-    names = (REAL / "training_filenames.csv").read_text().splitlines()
-    rows = np.loadtxt(REAL / "training_landmarks.csv", delimiter=",")
-    chosen = [100, 250, 400]
-    films = [cv2.imread(str(REAL / "training" / names[place]), cv2.IMREAD_GRAYSCALE) for place in chosen]
-    spines = [
-        _spine(
-            BitsAllocated=8,
-            BitsStored=8,
-            HighBit=7,
-            WindowCenter=127.5,
-            WindowWidth=256,
-            Rows=film.shape[0],
-            Columns=film.shape[1],
-            PixelData=film.tobytes() + b"\0" * (film.size % 2),
-        )
-        for film in films
-    ]
-    with feeds(RADSTREAM_MODEL_STORE=str(Settings().model_store)) as feed:
-        sender = Sender(feed.port)
-        for spine in spines:
-            sender.send([spine])
-        wait_settled(feed, sender.accepted)
-        assert wait_until(lambda: len(archive.counts) == 2 * len(spines), 60), "a picture and a report of each"
-        ledger = Ledger(feed)
-        try:
-            found = ledger.rows("""SELECT sop_instance_uid, vertebra, corner, x, y FROM landmark
-                JOIN inference ON inference.id = landmark.inference_id
-                JOIN instance ON instance.id = inference.instance_id""")
-        finally:
-            ledger.close()
-    for place, film, spine in zip(chosen, films, spines, strict=True):
-        size = np.array(film.shape[::-1])
-        truth = rows[place].reshape(2, -1).T * size
-        of_film = {
-            (row["vertebra"], row["corner"]): (row["x"], row["y"])
-            for row in found
-            if row["sop_instance_uid"] == str(spine.SOPInstanceUID)
-        }
-        answered = np.array([of_film[vertebra, corner.value] for vertebra, corner in stand_in_spine.SCHEMA.points])
-        away = np.hypot(*(answered - truth).T) * 512 / size.max()
-        assert away.mean() < 24, "letterbox pixels; a vertebra is about as high"

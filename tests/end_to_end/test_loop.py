@@ -28,7 +28,7 @@ QUIET_S = 6.0
 def test_a_loop_through_an_archive_that_routes_everything_back_ends(
     feeds: Callable[..., Feed], peer_program: Callable[[str], str], tmp_path: Path
 ) -> None:
-    feed = feeds(processes=1, RADSTREAM_SCP_ACCEPT_ALL_STORAGE="true", RADSTREAM_WORKER_DECODERS="1")
+    feed = feeds(RADSTREAM_SCP_ACCEPT_ALL_STORAGE="true")
     server = Orthanc(peer_program("Orthanc"), tmp_path / "orthanc", feed.port, ROUTES_EVERYTHING_BACK)
     try:
         destination = {

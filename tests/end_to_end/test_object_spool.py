@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 from instances import Sender, chest
 from reconciliation import Ledger, reconcile
 from s3_server import S3Server
@@ -14,7 +17,7 @@ from s3_server import S3Server
 from deploy.launcher import Feed, wait_until
 from deploy.receiver import Receiver
 
-Feeds = Callable[..., Feed]
+PREFIX = "one_host"
 OUT_OF_RESOURCES = 0xA700
 
 
@@ -28,15 +31,35 @@ def _failing(port: int) -> dict[str, str]:
         return {"process": "not there yet"}
 
 
-def _is_empty(s3: S3Server, prefix: str) -> bool:
-    return not s3.keys(f"{prefix}/pending") and not s3.keys(f"{prefix}/set_aside")
+def _is_empty(s3: S3Server) -> bool:
+    return not s3.keys(f"{PREFIX}/pending") and not s3.keys(f"{PREFIX}/set_aside")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """One for the file, as the feed is."""
+    with Receiver(tmp_path_factory.mktemp("archive")) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def feed(
+    lasting_feeds: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    stand_in_store: Path,
+    archive: Receiver,
+    s3_process: S3Server,
+) -> Iterator[Feed]:
+    directory, bucket = tmp_path_factory.mktemp("in_a_bucket"), s3_process.environment(PREFIX)
+    with lasting_feeds(directory, stand_in_store, archive) as feeds:
+        feed = feeds(processes=2, **bucket, RADSTREAM_SPOOL_ARCHIVE_DAYS="1")
+        feed.start()
+        yield feed
 
 
 def test_bucket_down_is_refused_and_waited_for_and_nothing_accepted_is_lost(
-    feeds: Feeds, archive: Receiver, s3: S3Server
+    feed: Feed, archive: Receiver, s3: S3Server
 ) -> None:
-    feed = feeds(**s3.environment("outage"), RADSTREAM_SPOOL_ARCHIVE_DAYS="1")
-    feed.start()
     sender = Sender(feed.port)
     sender.send([chest(seed=seed) for seed in range(3)])
     assert len(sender.accepted) == 3
@@ -45,7 +68,7 @@ def test_bucket_down_is_refused_and_waited_for_and_nothing_accepted_is_lost(
     feed.worker.stop()
     waiting = [chest(seed=seed) for seed in range(3, 6)]
     sender.send(waiting)
-    assert len(s3.keys("outage/pending")) == 3, "accepted is what the bucket has"
+    assert len(s3.keys(f"{PREFIX}/pending")) == 3, "accepted is what the bucket has"
     s3.go_down()
     feed.worker.start()
     refused = [chest(seed=seed) for seed in range(6, 8)]
@@ -63,16 +86,14 @@ def test_bucket_down_is_refused_and_waited_for_and_nothing_accepted_is_lost(
     sender.send(refused)
     assert len(sender.accepted) == 8
     reconcile(feed, archive, sender.accepted)
-    assert wait_until(lambda: _is_empty(s3, "outage"), 20, 0.1)
-    assert len(s3.keys("outage/archive")) == 8
+    assert wait_until(lambda: _is_empty(s3), 20, 0.1)
+    assert len(s3.keys(f"{PREFIX}/archive")) == 8
     assert wait_until(lambda: not _failing(feed.scp_telemetry_port) and not _failing(feed.worker_telemetry_port), 20)
 
 
 def test_processes_killed_while_they_carry_lose_nothing_that_got_success(
-    feeds: Feeds, archive: Receiver, s3: S3Server
+    feed: Feed, archive: Receiver, s3: S3Server
 ) -> None:
-    feed = feeds(**s3.environment("killed"))
-    feed.start()
     sender = Sender(feed.port)
     threads = [sender.send_in_background([chest(768, seed) for seed in range(start, start + 6)]) for start in (0, 10)]
     wait_until(lambda: len(sender.accepted) >= 3, 120, 0.005)
@@ -90,4 +111,4 @@ def test_processes_killed_while_they_carry_lose_nothing_that_got_success(
     feed.worker.start()
     feed.wait_ready(feed.scp, feed.scp_telemetry_port, 60)
     reconcile(feed, archive, sender.accepted)
-    assert wait_until(lambda: _is_empty(s3, "killed"), 20, 0.1)
+    assert wait_until(lambda: _is_empty(s3), 20, 0.1)

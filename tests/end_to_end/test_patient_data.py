@@ -66,8 +66,9 @@ def _assert_redis_clean(port: int) -> None:
 
 def test_no_patient_in_logs_metrics_redis_and_error_texts(feeds: Feeds, archive: Receiver, tmp_path: Path) -> None:
     feed = feeds(RADSTREAM_LOG_LEVEL="debug")
-    feed.start()
-    feed.worker.stop()
+    feed.start_redis()
+    feed.scp.start()
+    feed.wait_ready(feed.scp, feed.scp_telemetry_port, 60)
     sender = Sender(feed.port)
     bad = [
         chest(PatientBirthDate="19501231PLANTEDACC7"),
@@ -154,7 +155,7 @@ def _patient_columns(feed: Feed, sent: Sequence[str]) -> dict[str, object]:
 
 def test_a_name_in_any_field_reaches_no_database_log_metric_or_queue(feeds: Feeds, archive: Receiver) -> None:
     key = "0123456789abcdef"
-    feed = feeds(RADSTREAM_PHI="none", RADSTREAM_PHI_KEY=key, RADSTREAM_LOG_LEVEL="debug", processes=1)
+    feed = feeds(RADSTREAM_PHI="none", RADSTREAM_PHI_KEY=key, RADSTREAM_LOG_LEVEL="debug")
     feed.start()
     contents: dict[str, bytes] = {}
     stored = {}

@@ -72,7 +72,7 @@ def test_planted_damage_is_told_and_mended_until_all_agrees(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    feed = feeds(processes=1, RADSTREAM_SPOOL_ARCHIVE_DAYS="1", RADSTREAM_WORKER_DECODERS="1")
+    feed = feeds(RADSTREAM_SPOOL_ARCHIVE_DAYS="1")
     server = Orthanc(peer_program("Orthanc"), tmp_path / "orthanc", feed.port)
     try:
         destination = {"name": "orthanc", "host": "127.0.0.1", "port": server.dicom_port, "ae_title": "ORTHANC"}

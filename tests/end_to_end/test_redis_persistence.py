@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from instances import Sender, chest
 from kept_redis import APPENDS, KEEPS_NOTHING, SAVES, KeptRedis
 from prometheus_client import CollectorRegistry, Gauge
-from reconciliation import Ledger, reconcile
 from redis.exceptions import OutOfMemoryError
 from rq import Queue
 from rq.job import Job
@@ -17,8 +15,6 @@ from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended, suspend
 from sqlalchemy.orm import Session, sessionmaker
 
-from deploy.launcher import Feed, wait_until
-from deploy.receiver import Receiver
 from models.errors import Reason
 from models.queues import Queues
 from models.requests import InferenceRequest, Lane
@@ -183,22 +179,3 @@ def test_a_full_redis_that_evicts_forgets_jobs_without_a_word_until_the_sweep(
     entry.sweeper.sweep()
     entry.sweeper.sweep()  # jobs that say they are queued, and are in no list, are believed once
     assert sorted(entry.queued()) == sorted(request.sop_instance_uid for request in requests)
-
-
-def test_a_feed_whose_redis_kept_nothing_loses_and_doubles_nothing(
-    feeds: Callable[..., Feed], archive: Receiver
-) -> None:
-    feed = feeds()
-    feed.redis.command = [word if word != "yes" else "no" for word in feed.redis.command]
-    feed.start()
-    sender = Sender(feed.port)
-    thread = sender.send_in_background([chest(512, seed) for seed in range(24)])
-    ledger = Ledger(feed)
-    assert wait_until(lambda: "done" in ledger.states().values(), 60, 0.02)
-    ledger.close()
-    feed.redis.kill()
-    feed.start_redis()
-    thread.join()
-    assert len(sender.accepted) == 24, "success must not need Redis"
-    reconcile(feed, archive, sender.accepted)
-    assert set(archive.counts.values()) == {1}

@@ -34,6 +34,7 @@ MANY = 6
 SMALL = {
     "RADSTREAM_WORKER_PREFETCH": str(PREFETCH),
     "RADSTREAM_WORKER_MAX_BATCH": "4",
+    "RADSTREAM_WORKER_DECODERS": "2",
     "RADSTREAM_WORKER_ENGINE_POLL_S": "0.1",
     "RADSTREAM_WORKER_OVERLAY_MAX_SIDE": "256",
 }
@@ -148,7 +149,7 @@ def watched(lasting_feeds: Any, tmp_path_factory: pytest.TempPathFactory, archiv
     pictures = {"name": "archive", "host": "127.0.0.1", "port": archive.port, "ae_title": archive.ae_title}
     destinations = json.dumps([{**pictures, "outputs": ["secondary_capture"]}])
     with lasting_feeds(tmp_path, store.root, archive) as feeds:
-        feed = feeds(processes=1, RADSTREAM_WORKER_DESTINATIONS=destinations, **SMALL)
+        feed = feeds(RADSTREAM_WORKER_DESTINATIONS=destinations, **SMALL)
         feed.start()
         watched = Watched(feed, store)
         yield watched

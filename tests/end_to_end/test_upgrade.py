@@ -99,7 +99,7 @@ def test_a_running_feed_settles_everything_while_and_after_an_expand_runs(
     backend: str, feeds: Callable[..., Feed], archive: Receiver, newer: Newer, request: pytest.FixtureRequest
 ) -> None:
     url = request.getfixturevalue("postgres").url if backend == "postgresql" else None
-    feed = feeds(database_url=url, processes=1, RADSTREAM_WORKER_DECODERS="1")
+    feed = feeds(database_url=url)
     feed.start()
     ledger = Ledger(feed)
     sender = _migrated_under_load(feed, newer, ledger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from worker import commands, delivery
 from worker.delivery import Deliverer, DestinationQueue
 from worker.metrics import DeliveryMetrics
 from worker.outbox import Outbox
-from worker.outbox_cleaning import clean_outbox
 from worker.sender import Sender
 from worker.settings import Destination, Recipient, WorkerSettings
 from worker.settlement import Settlement
@@ -461,39 +459,3 @@ def test_giving_up_counts_from_the_redelivery_not_from_the_first_try(
     desk.deliver(desk.queue(archive))
     eventually(lambda: desk.rows()[0].attempts >= 2)
     assert desk.states() == ["pending"]
-
-
-# The outbox
-
-
-def test_only_files_that_arrived_everywhere_long_ago_are_cleaned_away(desk_on_both: Desk, outbox: Outbox) -> None:
-    desk = desk_on_both
-    long_ago = utc_now() - timedelta(days=8)
-    desk.settle("2.25.1", "2.25.2", "2.25.3", "2.25.4", "2.25.5", to=("archive", "workstation"))
-    with desk.sessions.begin() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.DELIVERED, delivered_at=long_ago))
-        deliveries = list(session.scalars(select(Delivery).order_by(Delivery.id)))
-        deliveries[2].state, deliveries[2].delivered_at = DeliveryState.PENDING, None  # of 2.25.2
-        deliveries[4].state, deliveries[4].delivered_at = DeliveryState.DEAD, None  # of 2.25.3
-        deliveries[6].delivered_at = utc_now()  # of 2.25.4
-    orphan, part, fresh = outbox.root / "2.25.8.dcm", outbox.root / ".2.25.9.dcm.1.part", outbox.root / "2.25.7.dcm"
-    for path in (orphan, part, fresh):
-        path.write_bytes(b"")
-    for path in outbox.root.iterdir():
-        if path not in (fresh, outbox.path_of("2.25.5.dcm")):
-            os.utime(path, (long_ago.timestamp(),) * 2)
-    assert clean_outbox(desk.sessions, outbox, keep_days=7) == 2
-    assert sorted(path.name for path in outbox.root.iterdir()) == [
-        "2.25.2.dcm",
-        "2.25.3.dcm",
-        "2.25.4.dcm",
-        "2.25.5.dcm",
-        "2.25.7.dcm",
-    ]
-
-
-def test_a_file_name_never_leaves_the_outbox(outbox: Outbox) -> None:
-    for name in ("../x", "/etc/passwd", ".hidden", "a/b"):
-        with pytest.raises(ValueError, match="not an outbox file name"):
-            outbox.path_of(name)
-    outbox.discard("never_there.dcm")
