@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.networks.vertebra_refinement import Frames, RefinedNetwork
+from models.networks.vertebra_refinement import Frames, RefinedNetwork, VertebraRefiner
 from models.spine.schemas import CORNERS
 from training.datasets.landmark_radiographs import LandmarkBatch
 from training.landmark_fitted import LandmarkModel, served_landmarks
@@ -51,22 +51,25 @@ class RefinementModule(LandmarkModule):
         self, settings: LandmarkTrainSettings, plan: LandmarkPlan, model: LandmarkModel, measured_on: str
     ) -> None:
         super().__init__(settings, plan, model, measured_on)
-        if not isinstance(model.network, RefinedNetwork):
-            raise TypeError(f"{type(model.network).__name__} has nothing to refine with")
-        self._network = model.network
-        self._found: dict[int, Tensor] = {}
+        # A module within this one, as its normalisation must be on the device too; the network is the same.
         self._served = served_landmarks(settings, plan, model.entry, model.schema, model.network)
+        self._found: dict[int, Tensor] = {}
+
+    @property
+    def _refiner(self) -> VertebraRefiner:
+        network = self.model.network
+        if not isinstance(network, RefinedNetwork):
+            raise TypeError(f"{type(network).__name__} has nothing to refine with")
+        return network.refiner
 
     def training_step(self, batch: LandmarkBatch, batch_idx: int) -> Tensor:
-        """Give the loss of one batch."""
-        true = _corners(batch.points)
-        known = torch.isfinite(true).flatten(2).all(dim=2)  # (N, V)
-        whole = known.all(dim=1)
-        if not whole.any():  # changes of the film have moved something out of each
-            return _SCALE * self._network.refiner.head.weight.sum() * 0.0
+        """Give the loss of one batch, of the films that its changes have left whole: cut-outs know their neighbours."""
+        refiner, true = self._refiner, _corners(batch.points)
+        whole = torch.isfinite(true).flatten(1).all(dim=1)
+        if not whole.any():
+            return 0.0 * refiner.head.weight.sum()
         true = true[whole]
         frames = disturbed(Frames.of_corners(true).levelled())
-        refiner = self._network.refiner
         found = refiner.corners(refiner.cut_out(batch.image[whole], frames))
         loss = refinement_loss(found.float(), frames.from_image(true))
         self.train_loss.update(loss.detach().expand(len(true)))
@@ -77,7 +80,7 @@ class RefinementModule(LandmarkModule):
         found = self._found.get(batch_idx)
         if found is None:  # the network that finds them stays as it is, so once is enough
             found = self._found[batch_idx] = self._served.found(batch.image)[0]
-        refined = self._network.refiner(batch.image, found, self._served.mirrored)
+        refined = self._refiner(batch.image, found, self._served.mirrored)
         frames = Frames.of_corners(_corners(found)).levelled()
         there, true = torch.isfinite(batch.points).all(dim=2), batch.points.nan_to_num(0.0)
         away = frames.from_image(_corners(refined)) - frames.from_image(_corners(true))

@@ -161,7 +161,7 @@ def test_a_stop_waits_no_longer_than_its_grace(start_scp, raw_peer, instance, sp
     eventually(lambda: scp.incoming())
     began = time.monotonic()
     assert scp.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25, "unless told otherwise it waits for 30 s"
     assert scp.pending() == []
     assert scp.incoming() == []
     assert scp.events("association_cut_off")

@@ -17,12 +17,13 @@ from models.networks import efficientnet_lite, vertebra_refinement
 from models.networks.heatmap_decoding import Decoding
 from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.heatmap_table import HEATMAP_NETWORKS, HeatmapEntry
-from models.networks.vertebra_refinement import Frames, RefinedNetwork
+from models.networks.vertebra_refinement import Frames, RefinedNetwork, refined
 from models.spine.schemas import SCHEMAS
-from training.landmark_fitted import empty_landmark_network, load_fitted_landmarks
-from training.landmark_refinement import SHIFT, SIZE, TURN_DEG, disturbed, refinement_loss
+from training.datasets.landmark_radiographs import LandmarkBatch
+from training.landmark_fitted import LandmarkModel, empty_landmark_network, load_fitted_landmarks
+from training.landmark_refinement import SHIFT, SIZE, TURN_DEG, RefinementModule, disturbed, refinement_loss
 from training.landmark_run import read_landmark_predictions
-from training.landmark_settings import LandmarkTrainSettings
+from training.landmark_settings import LandmarkTrainSettings, landmark_plan_of
 from training.run import RunDirectory
 from training.train import resume, train
 
@@ -130,6 +131,25 @@ def test_the_loss_counts_corners_in_widths_and_tilts_in_radians() -> None:
         dim=-1,
     )
     assert float(refinement_loss(turned, true)) == pytest.approx(10 * (0.2 + float((turned - true).abs().mean())))
+
+
+def test_films_that_their_changes_have_cut_are_left_out(tmp_path: Path) -> None:
+    settings = LandmarkTrainSettings(data_dir=tmp_path, output_dir=tmp_path, init_from=tmp_path, refine=True)
+    entry = HEATMAP_NETWORKS["straight"]
+    model = LandmarkModel(entry, AASCE, refined(Straight(len(AASCE)), AASCE))
+    module = RefinementModule(settings, landmark_plan_of(settings, entry), model, "validation").eval()
+    films, points = torch.rand(2, 1, *SIZE_OF_FILM), torch.from_numpy(np.stack([column(SIZE_OF_FILM)] * 2)).float()
+    points[0, 5] = torch.nan
+    unit = torch.ones(2)
+
+    def loss(chosen: slice) -> Tensor:
+        torch.manual_seed(0)
+        return module.training_step(LandmarkBatch(films[chosen], points[chosen], unit[chosen]), 0)
+
+    torch.testing.assert_close(loss(slice(None)), loss(slice(1, 2)))
+    nothing = loss(slice(0, 1))
+    nothing.backward()
+    assert nothing.detach() == 0
 
 
 def test_a_refined_run_turns_vertebrae_to_their_own_end_plates_and_keeps_what_finds_them(
