@@ -15,6 +15,7 @@ from models.networks.heatmap_table import HEATMAP_NETWORKS, heatmap_entry
 from models.networks.rad_dino import RadDinoBackbone
 from models.networks.table import NETWORKS, network_entry
 from models.networks.torchvision_shim import prepare_torchvision
+from models.networks.vertebra_refinement import refined
 from models.networks.zone_network import ZoneFeatures, ZoneNetwork
 from models.networks.zone_table import ZONE_BACKBONES, zone_backbone
 from models.pixels.spec import InputSpec
@@ -110,10 +111,11 @@ def in_pytorch(manifest: Manifest) -> nn.Module:
     data = manifest.training_data
     if manifest.task is Task.LANDMARKS:
         entry, schema = heatmap_entry(manifest.network), landmark_schema(data["schema"])
+        network = entry.build(schema, False)
         return ServedLandmarks(
             entry,
             schema,
-            entry.build(schema, False),
+            refined(network, schema) if data.get("refined") else network,
             is_logits=entry.loss == "softmax",
             mirrored=data["mirrored"],
             alignment=data["alignment"],
