@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.networks.vertebra_alignment import across
 from models.networks.vertebra_refinement import Frames, RefinedNetwork, VertebraRefiner
 from models.spine.schemas import CORNERS
 from training.datasets.landmark_radiographs import LandmarkBatch
@@ -124,8 +125,8 @@ def _together(like: Tensor) -> Tensor:
 
 def _tilt(corners: Tensor) -> Tensor:
     """Give the angle of each vertebra in its frame, ``(N, V)`` radians."""
-    across = corners[:, :, 1] - corners[:, :, 0] + corners[:, :, 3] - corners[:, :, 2]
-    return torch.atan2(across[..., 1], across[..., 0])
+    x, y = across(corners).unbind(dim=2)
+    return torch.atan2(y, x)
 
 
 def _corners(points: Tensor) -> Tensor:

@@ -122,8 +122,10 @@ class LandmarkPlan:
 
 _EPOCHS: Final = 60
 _REFINEMENT_EPOCHS: Final = 14
-REFINEMENT_LR: Final = 1e-3
+_REFINEMENT_LR: Final = 1e-3
 """Of a refiner, which is the same whatever network is refined."""
+_REFINEMENT_BACKBONE: Final = 0.5
+"""Learning rate of its backbone, in that of the rest."""
 _BATCH_SIZE: Final = 8
 _WEIGHT_DECAY: Final = 1e-2
 _CELL: Final = 32
@@ -140,14 +142,15 @@ def landmark_plan_of(settings: LandmarkTrainSettings, entry: HeatmapEntry) -> La
     width = settings.image_width or side
     if side % _CELL or width % _CELL:
         raise ConfigurationError(f"image size {side} x {width}: sides must be multiples of {_CELL}")
-    lr = settings.lr or (REFINEMENT_LR if settings.refine else entry.lr)
+    lr = settings.lr or (_REFINEMENT_LR if settings.refine else entry.lr)
     return LandmarkPlan(
         pretrained=entry.published is not None if settings.pretrained is None else settings.pretrained,
         epochs=settings.epochs or (_REFINEMENT_EPOCHS if settings.refine else _EPOCHS),
         batch_size=settings.batch_size or _BATCH_SIZE,
         optimizer=settings.optimizer or "adamw",
         lr=lr,
-        backbone_lr=settings.backbone_lr or lr * (0.5 if settings.refine else entry.backbone_lr / entry.lr),
+        backbone_lr=settings.backbone_lr
+        or lr * (_REFINEMENT_BACKBONE if settings.refine else entry.backbone_lr / entry.lr),
         weight_decay=_WEIGHT_DECAY if settings.weight_decay is None else settings.weight_decay,
         scheduler=settings.scheduler or "one_cycle",
         loss=settings.loss or entry.loss,

@@ -39,7 +39,7 @@ def align_vertebrae(points: Tensor, share: float) -> Tensor:
     """
     corners = torch.unflatten(points, 1, (-1, len(CORNERS)))  # (N, V, 4, 2)
     middles = corners.mean(dim=2, keepdim=True)
-    own = _unit(corners[:, :, 1] - corners[:, :, 0] + corners[:, :, 3] - corners[:, :, 2])
+    own = _unit(across(corners))
     down = _unit(_along(middles[:, :, 0]))
     square = torch.stack((down[..., 1], -down[..., 0]), dim=2)  # from left to right where the column runs downwards
     wanted = _unit((1 - share) * own + share * square)
@@ -49,6 +49,15 @@ def align_vertebrae(points: Tensor, share: float) -> Tensor:
     x, y = offset[..., 0], offset[..., 1]
     turned = torch.stack((cosine * x - sine * y, sine * x + cosine * y), dim=3)
     return (middles + turned).flatten(1, 2)
+
+
+def across(corners: Tensor) -> Tensor:
+    """Give the vector from the middle of the left side of each vertebra to that of the right one, ``(N, V, 2)``.
+
+    Args:
+        corners: ``(N, V, 4, 2)``, in the order of a schema.
+    """
+    return (corners[:, :, 1] - corners[:, :, 0] + corners[:, :, 3] - corners[:, :, 2]) / 2
 
 
 def _along(middles: Tensor) -> Tensor:

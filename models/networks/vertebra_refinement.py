@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.spine_lite import EfficientNetLitePyramid
+from models.networks.vertebra_alignment import across
 from models.spine.schemas import CORNERS, LandmarkSchema
 
 PATCH: Final = (48, 64)
@@ -65,9 +66,9 @@ class Frames(NamedTuple):
     @classmethod
     def of_corners(cls, corners: Tensor) -> Frames:
         """Give the frames of ``(N, V, 4, 2)``."""
-        across = (corners[:, :, 1] - corners[:, :, 0] + corners[:, :, 3] - corners[:, :, 2]) / 2
-        width = across.norm(dim=2).clamp_min(_LEAST_WIDTH)
-        return cls(corners.mean(dim=2), across / width[..., None], width)
+        to_right = across(corners)
+        width = to_right.norm(dim=2).clamp_min(_LEAST_WIDTH)
+        return cls(corners.mean(dim=2), to_right / width[..., None], width)
 
     def levelled(self) -> Frames:
         """Give frames whose widths are the means over neighbouring vertebrae."""
@@ -186,6 +187,10 @@ def refined(coarse: HeatmapNetwork, schema: LandmarkSchema) -> RefinedNetwork:
 
     It starts with the backbone of the network where that has the same one, and keeps the first layers of it: they take
     half of the time of a step, and edges are edges.
+
+    Args:
+        coarse: fitted; stays as it is.
+        schema: of its landmarks, one that `models.networks.vertebra_alignment.can_align` takes.
     """
     refiner = VertebraRefiner(len(schema.vertebrae))
     network = RefinedNetwork(coarse, refiner)
