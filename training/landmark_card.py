@@ -77,8 +77,8 @@ def _framing(framing: float) -> list[str]:
 def _shape(alignment: float, refined: bool) -> list[str]:
     if refined:
         return [
-            "The corners of each vertebra are read a second time from a cut-out of it. They are those of the vertebra",
-            "that was found: which level it is called is decided before.",
+            "Vertebrae are counted along the column, body by body, and their corners are read from a cut-out of each.",
+            "Where the first one of the column is not told rightly, all names are off alike.",
         ]
     if not alignment:
         return ["An angle is as good as the end plates that it is measured on."]
@@ -93,8 +93,18 @@ def _measured(manifest: Manifest) -> list[str]:
     for split, metrics in manifest.metrics.items():
         lines += [f"`{split}`: {_SPLITS.get(split, 'no description')}.", "", "| measure | |", "| --- | --- |"]
         lines += [f"| {words} | {figure(metrics, name, _DIGITS)} |" for name, words in _ROWS.items()]
-        lines += ["", *_review(metrics.get("review")), ""]
+        lines += ["", *_columns(metrics.get("columns")), *_review(metrics.get("review")), ""]
     return lines
+
+
+def _columns(columns: dict[str, int] | None) -> list[str]:
+    if columns is None:
+        return []
+    return [
+        f"On {columns['named']} films each vertebra lies on the body of its name, on {columns['level_off']} all lie on",
+        f"another, as many levels away, and on {columns['slipped']} names slip from one body to the next on the way.",
+        "",
+    ]
 
 
 def _review(review: dict[str, Any] | None) -> list[str]:

@@ -22,6 +22,7 @@ from models.spine.schemas import LandmarkSchema
 from training.datasets.landmark_images import LandmarkImage
 from training.datasets.landmark_rows import Points
 from training.evaluation import DECIMALS, Floats
+from training.landmark_columns import column_counts
 
 LETTERBOX_SIDE: Final = 512
 """Pixels of the square that an image's longer side fills, in which distances are given."""
@@ -78,16 +79,19 @@ def landmark_metrics(
 
     Returns:
         A JSON object with the keys ``mre_px, sdr_6, sdr_12, sdr_18, sdr_24, mre_mm, cobb_smape, cobb_mae,
-        per_vertebra, n, landmarks, with_spacing, with_angles, intervals`` in this order. ``mre_px`` is the mean radial
-        error in a letterbox of 512 pixels, ``sdr_*`` the percentage of landmarks at most so many of these pixels off.
-        ``cobb_smape`` is the mean over images of the summed differences of the three angles over their sums, in
-        percent; ``cobb_mae`` the mean difference of all angles in degrees. What is of nothing is None.
+        per_vertebra, columns, n, landmarks, with_spacing, with_angles, intervals`` in this order. ``mre_px`` is the
+        mean radial error in a letterbox of 512 pixels, ``sdr_*`` the percentage of landmarks at most so many of these
+        pixels off. ``cobb_smape`` is the mean over images of the summed differences of the three angles over their
+        sums, in percent; ``cobb_mae`` the mean difference of all angles in degrees. ``columns`` counts films by the
+        names of their bodies, see `training.landmark_columns.ColumnCounts`. What is of nothing is None.
     """
     parts = {**_distance_parts(images, points, spacings), **_angle_parts(images, points, schema)}
+    columns = column_counts(images, points, schema)
     once = np.ones((1, len(images)))
     return {
         **{name: _rounded(float(values[0])) for name, values in _quotients(parts, once).items()},
         "per_vertebra": _per_vertebra(radial_errors_px(images, points), schema),
+        "columns": None if columns is None else columns._asdict(),
         "n": len(images),
         "landmarks": int(_visible(images, points).sum()),
         "with_spacing": int((parts["mre_mm"][1] > 0).sum()),

@@ -10,8 +10,8 @@ from torch import Tensor
 from models.errors import ConfigurationError
 from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.heatmap_table import HeatmapEntry, heatmap_entry
+from models.networks.refined_network import RefinedNetwork, refined
 from models.networks.vertebra_alignment import can_align
-from models.networks.vertebra_refinement import RefinedNetwork, refined
 from models.pixels.spec import InputSpec
 from models.spine.schemas import LandmarkSchema, landmark_schema
 from training.fitted import Normalised

@@ -1,8 +1,8 @@
-"""Fitting the second look at vertebrae, see `models.networks.vertebra_refinement`.
+"""Fitting what looks again along a column, see `models.networks.refined_network`: its counter and its refiner.
 
-The network that finds them stays as it is. What it gives of the films that it was fitted to is far better than what it
-gives of others, so the refiner does not learn from its answers, but from true vertebrae that are moved, turned and
-resized about as far as its answers to unseen films are wrong: neighbours mostly together.
+The network that finds vertebrae stays as it is. What it gives of the films that it was fitted to is far better than
+what it gives of others, so neither learns from its answers, but from true vertebrae that are moved, turned and resized
+about as far as its answers to unseen films are wrong: neighbours mostly together.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.networks.refined_network import RefinedNetwork
 from models.networks.vertebra_alignment import across
-from models.networks.vertebra_refinement import Frames, RefinedNetwork, VertebraRefiner
+from models.networks.vertebra_counting import Reading
+from models.networks.vertebra_frames import Frames
 from models.spine.schemas import CORNERS
 from training.datasets.landmark_radiographs import LandmarkBatch
+from training.landmark_counting import counting_loss, rows_of_middles, strip_beside, together
 from training.landmark_fitted import LandmarkModel, served_landmarks
 from training.landmark_losses import masked_mean
 from training.landmark_module import LandmarkModule
@@ -32,14 +35,12 @@ SIZE: Final = 0.08
 _TURN_ALONE: Final = 0.5
 _SHIFT_ALONE: Final = 0.6
 _SIZE_ALONE: Final = 0.03
-_REACH: Final = 5
-"""Vertebrae that are moved together."""
 _SCALE: Final = 10.0
 """Of the loss, so that clipping of gradients and their noise are as with the other losses."""
 
 
 class RefinementModule(LandmarkModule):
-    """Fits the refiner of a `RefinedNetwork`, and measures what both give together.
+    """Fits counter and refiner of a `RefinedNetwork`, and measures what all of it gives together.
 
     Args:
         settings: of the run.
@@ -57,31 +58,37 @@ class RefinementModule(LandmarkModule):
         self._found: dict[int, Tensor] = {}
 
     @property
-    def _refiner(self) -> VertebraRefiner:
+    def _network(self) -> RefinedNetwork:
         network = self.model.network
         if not isinstance(network, RefinedNetwork):
-            raise TypeError(f"{type(network).__name__} has nothing to refine with")
-        return network.refiner
+            raise TypeError(f"{type(network).__name__} does not look again")
+        return network
 
     def training_step(self, batch: LandmarkBatch, batch_idx: int) -> Tensor:
         """Give the loss of one batch, of the films that its changes have left whole: cut-outs know their neighbours."""
-        refiner, true = self._refiner, _corners(batch.points)
+        network, true = self._network, _corners(batch.points)
+        counter, refiner = network.counter, network.refiner
         whole = torch.isfinite(true).flatten(1).all(dim=1)
         if not whole.any():
-            return 0.0 * refiner.head.weight.sum()
-        true = true[whole]
-        frames = disturbed(Frames.of_corners(true).levelled())
-        found = refiner.corners(refiner.cut_out(batch.image[whole], frames))
-        loss = refinement_loss(found.float(), frames.from_image(true))
+            return 0.0 * (counter.head.weight.sum() + refiner.head.weight.sum())
+        true, image = true[whole], batch.image[whole]
+        frames = Frames.of_corners(true).levelled()
+        strip = strip_beside(frames)
+        counting = counting_loss(
+            _float(counter.read(counter.cut_out(image, strip))), rows_of_middles(strip, frames.middle)
+        )
+        frames = disturbed(frames)
+        found = refiner.corners(refiner.cut_out(image, frames))
+        loss = counting + refinement_loss(found.float(), frames.from_image(true))
         self.train_loss.update(loss.detach().expand(len(true)))
         return loss
 
     def validation_step(self, batch: LandmarkBatch, batch_idx: int) -> None:
-        """Measure one batch: what is found and refined, as it will be served."""
+        """Measure one batch: what is found, counted and refined, as it will be served."""
         found = self._found.get(batch_idx)
         if found is None:  # the network that finds them stays as it is, so once is enough
             found = self._found[batch_idx] = self._served.found(batch.image)[0]
-        refined = self._refiner(batch.image, found, self._served.mirrored)
+        refined = self._network.again(batch.image, found, self._served.mirrored).points
         frames = Frames.of_corners(_corners(found)).levelled()
         there, true = torch.isfinite(batch.points).all(dim=2), batch.points.nan_to_num(0.0)
         away = frames.from_image(_corners(refined)) - frames.from_image(_corners(true))
@@ -106,27 +113,24 @@ def refinement_loss(found: Tensor, true: Tensor) -> Tensor:
 def disturbed(frames: Frames) -> Frames:
     """Move, turn and resize frames at random (torch's generator), neighbours mostly together."""
     middle, right, width = frames
-    turn = torch.deg2rad(TURN_DEG * (_together(width) + _TURN_ALONE * torch.randn_like(width)))
+    turn = torch.deg2rad(TURN_DEG * (together(width) + _TURN_ALONE * torch.randn_like(width)))
     cosine, sine = turn.cos(), turn.sin()
     x, y = right[..., 0], right[..., 1]
     turned = torch.stack((cosine * x - sine * y, sine * x + cosine * y), dim=2)
-    columns, rows = (SHIFT * (_together(width) + _SHIFT_ALONE * torch.randn_like(width)) for _ in range(2))
+    columns, rows = (SHIFT * (together(width) + _SHIFT_ALONE * torch.randn_like(width)) for _ in range(2))
     of_film = torch.randn(len(width), 1, dtype=width.dtype, device=width.device)
     size = torch.exp(SIZE * of_film + _SIZE_ALONE * torch.randn_like(width))
     return Frames(middle + torch.stack((columns, rows), dim=2) * width[..., None], turned, width * size)
-
-
-def _together(like: Tensor) -> Tensor:
-    """Give normal numbers ``(N, V)`` of which neighbours are alike."""
-    drawn = torch.randn(len(like), 1, like.shape[1] + _REACH - 1, dtype=like.dtype, device=like.device)
-    joined: Tensor = functional.avg_pool1d(drawn, _REACH, stride=1)[:, 0] * _REACH**0.5
-    return joined
 
 
 def _tilt(corners: Tensor) -> Tensor:
     """Give the angle of each vertebra in its frame, ``(N, V)`` radians."""
     x, y = across(corners).unbind(dim=2)
     return torch.atan2(y, x)
+
+
+def _float(reading: Reading) -> Reading:
+    return Reading(*(part.float() for part in reading))
 
 
 def _corners(points: Tensor) -> Tensor:

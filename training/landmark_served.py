@@ -11,10 +11,10 @@ from models.networks.heatmap_decoding import DECODERS, heat_spread, peak_heat, s
 from models.networks.heatmap_network import HeatmapNetwork
 from models.networks.heatmap_table import HeatmapEntry
 from models.networks.network import Normalise
+from models.networks.refined_network import RefinedNetwork
 from models.networks.vertebra_alignment import align_vertebrae, can_align
 from models.networks.vertebra_chain import heat_of_column
-from models.networks.vertebra_refinement import RefinedNetwork
-from models.spine.schemas import LandmarkSchema
+from models.spine.schemas import CORNERS, LandmarkSchema
 
 LANDMARK_OUTPUTS: Final = ("landmarks", "confidence", "spread")
 
@@ -23,15 +23,15 @@ class ServedLandmarks(nn.Module):
     """``image (N, 1, H, W) float32 in [0, 1]`` to ``landmarks``, ``confidence`` and ``spread``.
 
     ``landmarks (N, K, 2)`` are x and y in pixels of the input. ``confidence (N, K)`` in [0, 1] is the share of the
-    network's belief that lies about the landmark where heatmaps are distributions, else the heat there. ``spread (N,
-    K)`` is the standard deviation of a landmark's place in pixels of the input: the one that the network predicts, else
-    that of the heat about it.
+    network's belief that lies about the landmark where heatmaps are distributions, else the heat there; of a refined
+    network it is how sure the counter is of the vertebra, see `models.networks.vertebra_counting.sureness`.
+    ``spread (N, K)`` is the standard deviation of a landmark's place in pixels of the input: the one that the network
+    predicts, else that of the heat about it.
 
     Args:
         entry: of the network.
         schema: of the landmarks.
-        network: fitted; one that is refined has a second look at each vertebra, see
-            `models.networks.vertebra_refinement`.
+        network: fitted; one that is refined looks again along the column, see `models.networks.refined_network`.
         is_logits: heatmaps are logits of a distribution over the cells.
         alignment: how far each vertebra is turned square to the column, see `models.networks.vertebra_alignment`.
         chained: read all vertebrae of a long frontal column together, see `models.networks.vertebra_chain`; only of
@@ -54,7 +54,6 @@ class ServedLandmarks(nn.Module):
         super().__init__()
         self.normalise = Normalise(entry.mean, entry.std)
         self.network = network
-        self.refiner = network.refiner if isinstance(network, RefinedNetwork) else None
         self.is_logits = is_logits
         self.mirrored = mirrored
         self.mirrored_order = list(schema.mirrored_order)
@@ -65,12 +64,13 @@ class ServedLandmarks(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give ``landmarks``, ``confidence`` and ``spread``."""
         points, confidence, spread = self.found(image)
-        if self.refiner is not None:
-            points = self.refiner(image, points, self.mirrored)
+        if isinstance(self.network, RefinedNetwork):
+            points, of_vertebrae = self.network.again(image, points, self.mirrored)
+            confidence = of_vertebrae.repeat_interleave(len(CORNERS), dim=1)
         return points, confidence, spread
 
     def found(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give what `forward` does, as it is before refinement."""
+        """Give what `forward` does, as it is before anything looks again."""
         seen = torch.cat([image, image.flip(3)]) if self.mirrored else image
         heat, sigma = self.network(self.normalise(seen))
         if self.is_logits:

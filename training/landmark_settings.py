@@ -60,8 +60,8 @@ class LandmarkTrainSettings(RunSettings):
 
     refine: bool = Field(
         False,
-        description="keep the network of --init-from as it is, and fit what has a second look at each vertebra that it "
-        "finds; frontal columns only",
+        description="keep the network of --init-from as it is, and fit what looks again along the column that it "
+        "finds, counts its vertebrae and reads the corners of each; frontal columns only",
     )
 
     backbone_lr: float | None = Field(None, gt=0, description="learning rate of the backbone; lr is that of the rest")
@@ -92,7 +92,7 @@ class LandmarkTrainSettings(RunSettings):
         if self.patience is not None and (nobody or self.monitor == LAST_EPOCH):
             raise ValueError("patience needs somebody held out, and monitor validation_loss or validation_mre")
         if self.refine and self.init_from is None:
-            raise ValueError("refine needs the run whose network finds the vertebrae; give init-from")
+            raise ValueError("refine needs the run whose network finds the column; give init-from")
         if self.refine and self.freeze:
             raise ValueError("freeze is given with refine, which keeps the whole network as it is")
         return self

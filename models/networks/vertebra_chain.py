@@ -105,15 +105,24 @@ def _best_chain(evidence: Tensor, distance: Tensor) -> Tensor:
     cells = torch.arange(evidence.shape[2], dtype=evidence.dtype, device=evidence.device)
     step = cells[None, None, :] - cells[None, :, None]  # (1, from, to)
     apart = (step - distance[:, None, None]) / _deviation(_STEP_DEVIATION, distance)[:, None, None]
-    likely = torch.where(step > 0, -0.5 * apart.square(), torch.full_like(apart, _FORBIDDEN))
+    return best_path(evidence, torch.where(step > 0, -0.5 * apart.square(), torch.full_like(apart, _FORBIDDEN)))
+
+
+def best_path(evidence: Tensor, likely: Tensor) -> Tensor:
+    """Give the row of each vertebra on the path of the largest sum, ``(N, V)`` int64 (Viterbi's algorithm).
+
+    Args:
+        evidence: ``(N, V, rows)``, how much speaks for a row as that of a vertebra; logarithms.
+        likely: ``(N, rows, rows)``, how much speaks for the second row as the one that follows upon the first.
+    """
     score, came_from = evidence[:, 0], []
     for vertebra in range(1, evidence.shape[1]):
         before, where = (score[:, :, None] + likely).max(dim=1)
         came_from.append(where)
         score = before + evidence[:, vertebra]
     place = score.argmax(dim=1, keepdim=True)
-    chain = [place]
+    path = [place]
     for where in reversed(came_from):
         place = where.gather(1, place)
-        chain.append(place)
-    return torch.cat(chain[::-1], dim=1)
+        path.append(place)
+    return torch.cat(path[::-1], dim=1)

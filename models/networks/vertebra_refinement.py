@@ -5,7 +5,8 @@ of a vertebra from its neighbours' middles, which at the ends of the column and 
 own end plates. Here every vertebra is cut out of the film, upright and as wide as any other, whatever its size and tilt
 in the film; a small network looks at the cut-outs, each of them learns what the ones above and below look like, and it
 says where in its cut-out the corners are. So cascades of regression refine faces (Sun et al., Deep Convolutional
-Network Cascade for Facial Point Detection, CVPR 2013); levels are not named anew.
+Network Cascade for Facial Point Detection, CVPR 2013). Which vertebra it looks at was told before, by
+`vertebra_counting`.
 
 Lengths are parts of the width of a vertebra. Every step is an operation of fixed shape, so that it can be part of an
 exported graph.
@@ -13,17 +14,14 @@ exported graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.networks.heatmap_network import HeatmapNetwork, Heatmaps
 from models.networks.spine_lite import EfficientNetLitePyramid
-from models.networks.vertebra_alignment import across
-from models.spine.schemas import CORNERS, LandmarkSchema
+from models.networks.vertebra_frames import TYPICAL, Frames, flipped, seen_at
+from models.spine.schemas import CORNERS
 
 PATCH: Final = (48, 64)
 """Rows and columns of a cut-out, in pixels."""
@@ -32,7 +30,6 @@ SPAN: Final = 2.2
 
 _BLOCKS: Final = 11
 """Of EfficientNet-Lite0, to a map of 112 channels and a 16th of the size."""
-_KEPT: Final = ("_conv_stem", "_bn0", "_blocks.0")
 _CHANNELS: Final = 112
 _SHRINKS: Final = 16
 _REDUCED: Final = 48
@@ -42,52 +39,7 @@ _CONTEXT_BLOCKS: Final = 2
 _CONTEXT_KERNEL: Final = 5
 _CONTEXT_GROUPS: Final = 4
 _DROPOUT: Final = 0.2
-_LEVELLED: Final = 5
-"""Vertebrae over which the width is averaged, so that one corner that is far off does not spoil a cut-out."""
-_LEAST_WIDTH: Final = 1e-3
 _LEAST_CONTRAST: Final = 0.05
-_TYPICAL: Final = ((-0.5, -0.2), (0.5, -0.2), (-0.5, 0.2), (0.5, 0.2))
-"""Corners of a vertebra in its own frame, from which the network starts."""
-
-
-class Frames(NamedTuple):
-    """Where each vertebra lies, how it is turned, and its size.
-
-    Attributes:
-        middle: ``(N, V, 2)``, x and y, input pixels.
-        right: ``(N, V, 2)``, unit vector from its left to its right side.
-        width: ``(N, V)``, input pixels.
-    """
-
-    middle: Tensor
-    right: Tensor
-    width: Tensor
-
-    @classmethod
-    def of_corners(cls, corners: Tensor) -> Frames:
-        """Give the frames of ``(N, V, 4, 2)``."""
-        to_right = across(corners)
-        width = to_right.norm(dim=2).clamp_min(_LEAST_WIDTH)
-        return cls(corners.mean(dim=2), to_right / width[..., None], width)
-
-    def levelled(self) -> Frames:
-        """Give frames whose widths are the means over neighbouring vertebrae."""
-        padded = functional.pad(self.width[:, None], (_LEVELLED // 2, _LEVELLED // 2), mode="replicate")
-        return self._replace(width=functional.avg_pool1d(padded, _LEVELLED, stride=1)[:, 0])
-
-    def to_image(self, places: Tensor) -> Tensor:
-        """Give ``(N, V, P, 2)`` of the image for places in the frames, ``(N, V, P, 2)`` or ``(P, 2)``, in widths."""
-        x, y = places[..., 0], places[..., 1]
-        cosine, sine = self.right[..., None, 0], self.right[..., None, 1]
-        turned = torch.stack((cosine * x - sine * y, sine * x + cosine * y), dim=-1)
-        return self.middle[:, :, None] + self.width[:, :, None, None] * turned
-
-    def from_image(self, places: Tensor) -> Tensor:
-        """Give places of the image, ``(N, V, P, 2)``, in the frames: in widths of the vertebra, from its middle."""
-        away = (places - self.middle[:, :, None]) / self.width[:, :, None, None]
-        x, y = away[..., 0], away[..., 1]
-        cosine, sine = self.right[..., None, 0], self.right[..., None, 1]
-        return torch.stack((cosine * x + sine * y, cosine * y - sine * x), dim=-1)
 
 
 class VertebraRefiner(nn.Module):
@@ -110,7 +62,7 @@ class VertebraRefiner(nn.Module):
         self.head = nn.Linear(_WIDTH, 2 * len(CORNERS))
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
-            self.head.bias.copy_(torch.tensor(_TYPICAL).flatten())
+            self.head.bias.copy_(torch.tensor(TYPICAL).flatten())
         self.register_buffer("columns_and_rows", _cells(), persistent=False)
 
     def forward(self, image: Tensor, points: Tensor, mirrored: bool = False) -> Tensor:
@@ -126,11 +78,8 @@ class VertebraRefiner(nn.Module):
 
     def cut_out(self, image: Tensor, frames: Frames) -> Tensor:
         """Give the cut-outs of all vertebrae, ``(N, V, h, w)``; black beyond the film."""
-        size = torch.tensor((image.shape[3], image.shape[2]), dtype=image.dtype, device=image.device)
-        places = frames.to_image(self.columns_and_rows) / size * 2 - 1
-        rows = torch.unflatten(places, 2, PATCH).flatten(1, 2)  # (N, V h, w, 2)
-        seen = functional.grid_sample(image, rows, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return torch.unflatten(seen[:, 0], 1, (self.vertebrae, PATCH[0]))
+        places = torch.unflatten(frames.to_image(self.columns_and_rows), 2, PATCH).flatten(1, 2)  # (N, V h, w, 2)
+        return torch.unflatten(seen_at(image, places), 1, (self.vertebrae, PATCH[0]))
 
     def corners(self, cut_outs: Tensor, mirrored: bool = False) -> Tensor:
         """Give the corners on cut-outs ``(N, V, h, w)``, ``(N, V, 4, 2)`` in widths from the middle of each."""
@@ -151,61 +100,6 @@ class VertebraRefiner(nn.Module):
             column = column + block(column)
         corners: Tensor = torch.unflatten(self.head(column.transpose(1, 2)), 2, (len(CORNERS), 2))
         return corners
-
-
-class RefinedNetwork(HeatmapNetwork):
-    """A fitted heatmap network, which stays as it is, and a refiner of what it finds.
-
-    Args:
-        coarse: fitted.
-        refiner: of as many vertebrae as `coarse` has landmarks of.
-    """
-
-    def __init__(self, coarse: HeatmapNetwork, refiner: VertebraRefiner) -> None:
-        super().__init__()
-        self.coarse = coarse
-        self.refiner = refiner
-        self.stride = coarse.stride
-        self.freeze(("coarse",))
-
-    def forward(self, x: Tensor) -> Heatmaps:
-        """Give the heatmaps of ``(N, 3, H, W)``, normalised, before refinement."""
-        heatmaps: Heatmaps = self.coarse(x)
-        return heatmaps
-
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        """Give those of the refiner's backbone."""
-        return (weight for weight in self.refiner.backbone.parameters() if weight.requires_grad)
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Give the refiner's others."""
-        return (weight for name, weight in self.refiner.named_parameters() if not name.startswith("backbone."))
-
-
-def refined(coarse: HeatmapNetwork, schema: LandmarkSchema) -> RefinedNetwork:
-    """Put a refiner that is not fitted behind a network of a frontal column.
-
-    It starts with the backbone of the network where that has the same one, and keeps the first layers of it: they take
-    half of the time of a step, and edges are edges.
-
-    Args:
-        coarse: fitted; stays as it is.
-        schema: of its landmarks, one that `models.networks.vertebra_alignment.can_align` takes.
-    """
-    refiner = VertebraRefiner(len(schema.vertebrae))
-    network = RefinedNetwork(coarse, refiner)
-    backbone = getattr(coarse, "backbone", None)
-    if isinstance(backbone, EfficientNetLitePyramid):
-        fitted = backbone.state_dict()
-        refiner.backbone.load_state_dict({name: fitted[name] for name in refiner.backbone.state_dict()})
-        network.freeze([f"refiner.backbone.{part}" for part in _KEPT])
-    return network
-
-
-def flipped(corners: Tensor) -> Tensor:
-    """Give corners in a frame, ``(..., 4, 2)``, as they are on the mirror image."""
-    mirrored = corners[..., (1, 0, 3, 2), :]
-    return torch.stack((-mirrored[..., 0], mirrored[..., 1]), dim=-1)
 
 
 def _neighbours() -> nn.Sequential:

@@ -13,9 +13,9 @@ from torch import nn
 
 from models.networks.heatmap_table import HEATMAP_NETWORKS, heatmap_entry
 from models.networks.rad_dino import RadDinoBackbone
+from models.networks.refined_network import refined
 from models.networks.table import NETWORKS, network_entry
 from models.networks.torchvision_shim import prepare_torchvision
-from models.networks.vertebra_refinement import refined
 from models.networks.zone_network import ZoneFeatures, ZoneNetwork
 from models.networks.zone_table import ZONE_BACKBONES, zone_backbone
 from models.pixels.spec import InputSpec

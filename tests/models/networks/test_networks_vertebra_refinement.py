@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.networks.spine_lite import SpineLite
-from models.networks.vertebra_refinement import PATCH, SPAN, Frames, RefinedNetwork, VertebraRefiner, flipped, refined
+from models.networks.vertebra_frames import Frames, flipped
+from models.networks.vertebra_refinement import PATCH, SPAN, VertebraRefiner
 from models.spine.schemas import SCHEMAS
 
 AASCE = SCHEMAS["aasce68"]
@@ -122,35 +122,6 @@ def test_what_a_cut_out_shows_counts_for_the_neighbours_and_not_for_the_other_en
         moved = (refiner(film, points) - refiner(changed, points)).abs().reshape(VERTEBRAE, -1).amax(dim=1)
     assert moved[2] > 1e-3, "its own cut-out does not reach so far"
     assert moved[-1] == 0
-
-
-def test_the_refined_network_stays_and_its_first_layers_look_at_vertebrae_too() -> None:
-    torch.manual_seed(0)
-    coarse = SpineLite(len(AASCE))
-    network = refined(coarse, AASCE)
-    for name, weight in network.refiner.backbone.state_dict().items():
-        torch.testing.assert_close(weight, coarse.backbone.state_dict()[name])
-    fitted = {id(weight) for part in (network.backbone_parameters(), network.head_parameters()) for weight in part}
-    assert fitted == {
-        id(weight)
-        for name, weight in network.refiner.named_parameters()
-        if not name.startswith(("backbone._conv_stem", "backbone._bn0", "backbone._blocks.0."))
-    }
-    assert not any(weight.requires_grad for weight in coarse.parameters())
-    network.train()
-    norms = [module for module in coarse.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert norms
-    assert not any(norm.training for norm in norms), "its statistics stay too"
-    assert network.refiner.reduce[1].training
-
-
-def test_a_network_of_another_kind_is_refined_from_random_weights() -> None:
-    from models.networks.unet import UNet
-
-    network = refined(UNet(len(AASCE)), AASCE)
-    assert isinstance(network, RefinedNetwork)
-    assert network.stride == 1
-    assert all(weight.requires_grad for weight in network.refiner.parameters())
 
 
 def test_a_black_film_and_vertebrae_without_a_width_get_finite_answers() -> None:
