@@ -1,8 +1,8 @@
 """The parts of ``network.onnx`` that are computed in less than FP32, and the graph made ready for that.
 
 Less than FP32 are the convolutions with fixed weights and what stands between them. FP32 stay: the normalisation of the
-image, and everything behind the last convolution of the backbone or the decoder (heads, softmax, Grad-CAM, the decoding
-of landmarks), where small errors matter most and time is spent least.
+image, what counts vertebrae, and everything behind the last convolution of the backbone or the decoder (heads, softmax,
+Grad-CAM, the decoding of landmarks), where small errors matter most and time is spent least.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 PASSES_THROUGH: Final = frozenset({"Add", "Clip", "Concat", "Mul", "MaxPool", "Pad", "Relu", "Resize", "Sigmoid"})
 """Operators that may stand between two convolutions of the part."""
+COUNTING: Final = "network.counter."
+"""How names of the weights begin that count vertebrae, see `models.networks.vertebra_counting`: what is a small error
+elsewhere makes another body the first one there."""
 
 
 def with_single_weights(proto: ModelProto) -> ModelProto:
@@ -70,7 +73,11 @@ def convolutional_part(proto: ModelProto) -> ConvolutionalPart:
     """Find the part of a graph whose nodes have names."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
-    fixed = [node for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    fixed = [
+        node
+        for node in proto.graph.node
+        if node.op_type == "Conv" and node.input[1] in weights and not node.input[1].startswith(COUNTING)
+    ]
     feeding: set[str] = set()
     for node in fixed:
         feeding |= _feeding(node, makers, weights)

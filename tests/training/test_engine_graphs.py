@@ -57,6 +57,16 @@ def test_a_convolution_whose_input_is_computed_otherwise_is_not_fed_by_others() 
     assert "sum" not in part.between
 
 
+def test_what_counts_vertebrae_is_no_part() -> None:
+    proto = with_single_weights(brightness_graph())
+    node = next(node for node in proto.graph.node if node.name == "conv3")
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == node.input[1])
+    weight.name = node.input[1] = "network.counter.look.0.0.weight"
+    part = convolutional_part(proto)
+    assert "conv3" not in {*part.convolutions, *part.last}
+    assert "conv4" in part.convolutions
+
+
 def test_quantised_are_later_convolutions_with_the_sums_and_limits_between_them() -> None:
     proto = with_single_weights(brightness_graph())
     later = ["conv3", "conv4", "conv5", "conv6", "clip3", "clip4", "clip5", "sum", "clip6"]

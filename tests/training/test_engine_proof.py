@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from landmark_sets import column
 from zone_sets import write_csi_version
 
 from models.engines.engine import Outputs
@@ -152,21 +153,39 @@ def test_a_task_that_is_done_better_is_no_fault_and_an_undefined_measure_is_left
 
 
 def test_landmarks_are_compared_by_distance() -> None:
-    points = np.zeros((1, 68, 2), np.float32)
+    points = column((1024, 512)).astype(np.float32)[np.newaxis]
     reference: Outputs = {
         "landmarks": points,
         "confidence": np.full((1, 68), 0.5, np.float32),
         "spread": np.ones((1, 68), np.float32),
     }
     moved = points.copy()
-    moved[0, 0] = (3, 4)  # by 5 px: the 99th percentile of 68 lies a third of the way up to it
+    moved[0, 0] += (3, 4)  # by 5 px: the 99th percentile of 68 lies a third of the way up to it
     proof = prove(SPINE, golden(1, {}), reference, reference | {"landmarks": moved}, "int8")
     assert figures(proof)["landmarks: mean distance, px"] == pytest.approx(5 / 68)
     assert figures(proof)["landmarks: 99th percentile of distance, px"] == pytest.approx(5 * 0.33)
+    assert figures(proof)["landmarks: films that changed"] == 0
     assert proof.measured["landmarks: largest difference, px"] == 4
-    moved[0, 1] = (30, 40)
+    moved[0, 1] += (30, 40)
     with pytest.raises(NotProven, match="landmarks: 99th percentile of distance, px"):
         prove(SPINE, golden(1, {}), reference, reference | {"landmarks": moved}, "int8")
+
+
+def test_films_whose_bodies_are_named_otherwise_are_counted_and_not_measured() -> None:
+    points = np.stack([column((1024, 512))] * 20).astype(np.float32)
+    reference: Outputs = {
+        "landmarks": points,
+        "confidence": np.full((20, 68), 0.5, np.float32),
+        "spread": np.ones((20, 68), np.float32),
+    }
+    moved = points + np.float32(0.5)
+    moved[3, 20:, 1] += 54  # from the sixth vertebra on, all of a film lie on the next body
+    proof = prove(SPINE, golden(20, {}), reference, reference | {"landmarks": moved}, "int8")
+    assert figures(proof)["landmarks: films that changed"] == pytest.approx(1 / 20)
+    assert figures(proof)["landmarks: mean distance, px"] == pytest.approx(0.5**0.5, rel=1e-3)
+    moved[4] += 54
+    with pytest.raises(NotProven, match="landmarks: films that changed"):
+        prove(SPINE, golden(20, {}), reference, reference | {"landmarks": moved}, "int8")
 
 
 def test_zones_that_are_called_otherwise_are_counted(tmp_path: Path) -> None:
