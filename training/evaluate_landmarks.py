@@ -39,6 +39,7 @@ from training.evaluate import (
 )
 from training.evaluate_zones import choose_samples
 from training.evaluation import DECIMALS, write_metrics
+from training.landmark_columns import columns_in_words
 from training.landmark_evaluation import (
     HEADLINES,
     given_angles,
@@ -238,6 +239,8 @@ def say(evaluation: Evaluation) -> None:
     for name in HEADLINES:
         beside = f"   without faulty rows {in_words(sound, name)}" if data["faulty"] and sound else ""
         CONSOLE.print(f"  {name:<12} {in_words(metrics, name):<30}{beside}".rstrip())
+    if metrics["columns"]:
+        CONSOLE.print(f"  {'columns':<12} {columns_in_words(metrics['columns'])}")
     if data["digest"] == description.get("training_data_digest"):
         CONSOLE.print(
             "These are the images of its training: the figures are too good. See its model card or its folds."

@@ -56,6 +56,11 @@ def column_counts(images: Sequence[LandmarkImage], points: Points, schema: Landm
     return ColumnCounts(named, sum(alike) - named, len(shifts) - sum(alike))
 
 
+def columns_in_words(columns: dict[str, int]) -> str:
+    """Say it in a line; `columns` as it stands in the measures."""
+    return f"{columns['named']} named right, {columns['level_off']} a level off, {columns['slipped']} slipped"
+
+
 def levels_off(true: Floats, found: Floats) -> Floats:
     """Say how many levels below its own the body lies that each vertebra was put on, ``(V)`` whole numbers.
 

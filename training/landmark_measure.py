@@ -9,6 +9,7 @@ import numpy as np
 
 from training.datasets.landmark_images import LandmarkImage
 from training.landmark_checkpoint import CheckpointLandmarkSubject
+from training.landmark_columns import columns_in_words
 from training.landmark_evaluation import HEADLINES, LandmarkAnswers
 from training.landmark_module import VALIDATION
 from training.landmark_run import read_landmark_predictions, write_landmark_predictions
@@ -87,14 +88,8 @@ def describe_landmarks(name: str, metrics: dict[str, Any]) -> str:
         ("Cobb MAE", "cobb_mae", " deg"),
     )
     figures = (f"{word} {_figure(metrics, key, unit)}" for word, key, unit in shown if metrics[key] is not None)
-    return f"{name} (n={metrics['n']}): {', '.join(figures)}{columns_in_words(metrics.get('columns'))}"
-
-
-def columns_in_words(columns: dict[str, int] | None) -> str:
-    """Say how many films have the names of their bodies right: the end of a line, or nothing."""
-    if columns is None:
-        return ""
-    return f"; {columns['named']} named right, {columns['level_off']} a level off, {columns['slipped']} slipped"
+    columns = f"; {columns_in_words(metrics['columns'])}" if metrics["columns"] else ""
+    return f"{name} (n={metrics['n']}): {', '.join(figures)}{columns}"
 
 
 def _figure(metrics: dict[str, Any], name: str, unit: str) -> str:
