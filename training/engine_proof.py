@@ -16,7 +16,7 @@ from models.engines.built import Check, Proof
 from models.engines.engine import Engine, Outputs
 from models.errors import RadstreamError
 from models.networks.vertebra_alignment import can_align
-from models.spine.schemas import CORNERS, schema_of_labels
+from models.spine.schemas import schema_of_labels
 from models.store.manifest import Manifest
 from models.tasks import Task
 from models.zones import grade_zones
@@ -156,8 +156,7 @@ def _renamed(manifest: Manifest, before: NDArray[np.float64], after: NDArray[np.
     schema = schema_of_labels(manifest.labels)
     if schema is None or not can_align(schema):
         return np.zeros(len(before), np.bool_)
-    middles = (points.reshape(len(points), -1, len(CORNERS), 2).mean(axis=2) for points in (before, after))
-    return np.array([levels_off(*pair).any() for pair in zip(*middles, strict=True)], np.bool_)
+    return np.array([levels_off(*pair).any() for pair in zip(before, after, strict=True)], np.bool_)
 
 
 def _changes(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

@@ -47,7 +47,7 @@ def column_counts(images: Sequence[LandmarkImage], points: Points, schema: Landm
     if not can_align(schema):
         return None
     shifts = [
-        levels_off(_middles(image.points), _middles(own))
+        levels_off(image.points, own)
         for image, own in zip(images, points, strict=True)
         if np.isfinite(image.points).all() and np.isfinite(own).all()
     ]
@@ -61,18 +61,19 @@ def columns_in_words(columns: dict[str, int]) -> str:
     return f"{columns['named']} named right, {columns['level_off']} a level off, {columns['slipped']} slipped"
 
 
-def levels_off(true: Floats, found: Floats) -> Floats:
+def levels_off(true: Points, found: Points) -> Floats:
     """Say how many levels below its own the body lies that each vertebra was put on, ``(V)`` whole numbers.
 
     Args:
-        true, found: ``(V, 2)``, middles from top to bottom, in one unit.
+        true, found: ``(4 V, 2)``, corners in the order of a schema, vertebrae from top to bottom, in one unit.
     """
-    number = np.arange(-_BEYOND, len(true) + _BEYOND)
-    before = true[0] + np.outer(number[:_BEYOND], true[1] - true[0])
-    after = true[-1] + np.outer(number[-_BEYOND:] - len(true) + 1, true[-1] - true[-2])
-    bodies = np.concatenate([before, true, after])
-    nearest = np.linalg.norm(found[:, np.newaxis] - bodies, axis=2).argmin(axis=1)
-    off: Floats = (number[nearest] - np.arange(len(true))).astype(np.float64)
+    there, answered = _middles(true), _middles(found)
+    number = np.arange(-_BEYOND, len(there) + _BEYOND)
+    before = there[0] + np.outer(number[:_BEYOND], there[1] - there[0])
+    after = there[-1] + np.outer(number[-_BEYOND:] - len(there) + 1, there[-1] - there[-2])
+    bodies = np.concatenate([before, there, after])
+    nearest = np.linalg.norm(answered[:, np.newaxis] - bodies, axis=2).argmin(axis=1)
+    off: Floats = (number[nearest] - np.arange(len(there))).astype(np.float64)
     return off
 
 

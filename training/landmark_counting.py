@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.networks.vertebra_counting import ABOVE, BELOW, FARTHEST, GAP, Reading, Strip, straightened
+from models.networks.vertebra_counting import ABOVE, BELOW, FARTHEST, GAP, Reading, Strip, read_rows, straightened
 from models.networks.vertebra_frames import Frames
+from training.landmark_losses import masked_mean
 
 SIDEWAYS: Final = 0.1
 """Standard deviation of what neighbours are moved to the side together, in widths; each by itself half of it."""
@@ -82,7 +83,7 @@ def counting_loss(reading: Reading, rows: Tensor) -> Tensor:
         reading: of a strip.
         rows: ``(N, V)``, of the middles on that strip.
     """
-    middle = (rows - 0.5) / 2  # of read rows
+    middle = read_rows(rows)
     gap = torch.cat(
         (middle[:, 1:2] - middle[:, :1], (middle[:, 2:] - middle[:, :-2]) / 2, middle[:, -1:] - middle[:, -2:-1]), dim=1
     ).clamp_min(_LEAST_GAP)
@@ -96,11 +97,7 @@ def counting_loss(reading: Reading, rows: Tensor) -> Tensor:
     which = functional.cross_entropy(reading.level, level, reduction="none", label_smoothing=_SMOOTHING)
     apart = (reading.gap - wanted_gap).abs()
     return (
-        _BODY_WEIGHT * _mean_of(is_body, known)
-        + _LEVEL_WEIGHT * _mean_of(which, named)
-        + _GAP_WEIGHT * _mean_of(apart, known)
+        _BODY_WEIGHT * masked_mean(is_body, known)
+        + _LEVEL_WEIGHT * masked_mean(which, named)
+        + _GAP_WEIGHT * masked_mean(apart, known)
     )
-
-
-def _mean_of(values: Tensor, which: Tensor) -> Tensor:
-    return (values * which).sum() / which.sum().clamp_min(1)

@@ -3,9 +3,10 @@
 Heatmaps name every vertebra by itself, and where a film leaves open which level is which, their column slips: between
 a part that has decided for one count and a part that has decided for another, a body is skipped or gets two names.
 Where the column runs is found well even then. So the film is sampled along that curve, as a strip in which the spine
-stands upright and all vertebrae are about as wide; a small network tells for each row of the strip how much it looks
-like the middle of a body, of which level, and how far away the next body is. Vertebrae then take their rows together:
-Viterbi's algorithm, as in `vertebra_chain`, finds the 17 rows, one body after the other, that fit best.
+stands upright (curved planar reformation; Kanitsar et al., IEEE Visualization 2002). A small network tells for each row
+of the strip how much it looks like the middle of a body, of which level, and how far away the next body is. Vertebrae
+then take their rows together: Viterbi's algorithm, as in `vertebra_chain`, finds the 17 rows, one body after the other,
+that fit best.
 
 Every step is an operation of fixed shape, so that it can be part of an exported graph.
 """
@@ -90,8 +91,7 @@ class Strip(NamedTuple):
 
     def at(self, rows: Tensor) -> Frames:
         """Give the frames of vertebrae whose middles lie at rows ``(N, V)``; between rows they are interpolated."""
-        number = torch.arange(self.middle.shape[1], dtype=rows.dtype, device=rows.device)
-        share = (1 - (rows[..., None] - number).abs()).clamp_min(0.0)  # (N, V, R)
+        share = _between(rows, self.middle.shape[1])  # (N, V, R)
         middle, right, width = (share @ part for part in (self.column, self.right, self.width[..., None]))
         return Frames(middle, functional.normalize(right, dim=2), width[..., 0])
 
@@ -113,6 +113,11 @@ class Reading(NamedTuple):
 def rows_of(vertebrae: int) -> int:
     """Give R, how many rows the strip of a column of so many vertebrae has: an even number."""
     return 2 * round(_ROWS * (vertebrae - 1 + ABOVE + BELOW) / 2)
+
+
+def read_rows(rows: Tensor) -> Tensor:
+    """Give rows of a strip in read rows, of which each stands for two."""
+    return (rows - _HALF_A_ROW) / 2
 
 
 def straightened(frames: Frames, above: Tensor | float = ABOVE, below: Tensor | float = BELOW) -> Strip:
@@ -253,11 +258,16 @@ def sureness(reading: Reading, rows: Tensor) -> Tensor:
         reading: of a strip.
         rows: ``(N, V)``, of vertebrae on it.
     """
-    number = torch.arange(reading.body.shape[1], dtype=rows.dtype, device=rows.device)
-    share = (1 - ((rows[..., None] - _HALF_A_ROW) / 2 - number).abs()).clamp_min(0.0)  # (N, V, Q)
+    share = _between(read_rows(rows), reading.body.shape[1])  # (N, V, Q)
     body = (share * torch.sigmoid(reading.body)[:, None]).sum(dim=2)
     level = (share * torch.softmax(reading.level, dim=1)).sum(dim=2)
     return body * level.mean(dim=1, keepdim=True)
+
+
+def _between(places: Tensor, rows: int) -> Tensor:
+    """Give the weights of whole rows by which what lies between two of them is interpolated, ``(N, V, rows)``."""
+    number = torch.arange(rows, dtype=places.dtype, device=places.device)
+    return (1 - (places[..., None] - number).abs()).clamp_min(0.0)
 
 
 def _even(grey: Tensor) -> Tensor:

@@ -20,10 +20,9 @@ GAP = 3.4 * 16
 """Pixels between middles."""
 
 
-def _middles(lower: list[float]) -> np.ndarray:
-    """Middles of a straight column, each so many distances lower than it would be."""
-    rows = 60 + GAP * (np.arange(17) + np.array(lower))
-    return np.stack([np.full(17, 256.0), rows], axis=1)
+def _lower(distances: list[float]) -> np.ndarray:
+    """A straight column, each vertebra so many distances lower than it would be."""
+    return column(SIZE) + np.repeat([[0.0, GAP * distance] for distance in distances], 4, axis=0)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def _middles(lower: list[float]) -> np.ndarray:
 def test_a_vertebra_is_put_down_to_the_nearest_body_also_beyond_the_column(
     lower: list[float], levels: list[int]
 ) -> None:
-    assert levels_off(_middles([0.0] * 17), _middles(lower)).tolist() == levels
+    assert levels_off(column(SIZE), _lower(lower)).tolist() == levels
 
 
 def _image(person: str) -> LandmarkImage:

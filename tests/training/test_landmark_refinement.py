@@ -1,4 +1,4 @@
-"""Fitting the second look at vertebrae: what it learns from, and a run of it from films to the served graph."""
+"""Fitting what looks again along a column: what it learns from, and a run of it from films to the served graph."""
 
 from __future__ import annotations
 
