@@ -162,7 +162,8 @@ def _of_landmarks(images: Sequence[LandmarkImage], manifest: Manifest) -> Measur
         points: NDArray[np.float64] = np.stack(
             [placement.to_original(own) for placement, own in zip(placements, found, strict=True)]
         )
-        return _chosen(landmark_metrics(images, points, schema, bootstrap=0), "mre_px", "cobb_smape")
+        metrics = landmark_metrics(images, points, schema, tilt_scatter=manifest.tilt_scatter, bootstrap=0)
+        return _chosen(metrics, "mre_px", "cobb_smape")
 
     return measure
 

@@ -42,6 +42,7 @@ class CheckpointLandmarkSubject:
                 f"dropout-passes {dropout_passes}: at least {_FEWEST_PASSES} are needed for a scatter"
             )
         self._passes = dropout_passes
+        self.tilt_scatter: float | None = None
         self._run = RunDirectory(path)
         fitted = load_fitted_landmarks(path)
         self._served = fitted.served.eval()

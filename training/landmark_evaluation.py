@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spine.cobb import cobb_angles
+from models.spine.cobb_readings import read_cobb_angles
 from models.spine.schemas import LandmarkSchema
 from training.datasets.landmark_images import LandmarkImage
 from training.datasets.landmark_rows import Points
@@ -64,6 +64,7 @@ def landmark_metrics(
     schema: LandmarkSchema,
     *,
     spacings: Floats | None = None,
+    tilt_scatter: float | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -74,24 +75,30 @@ def landmark_metrics(
         points: ``(N, K, 2)``, x and y that were answered, in pixels of each original.
         schema: of the landmarks.
         spacings: ``(N, 2)``, mm between rows and between columns of each original, NaN where unknown; None knows none.
+        tilt_scatter: degrees, with which Cobb angles are read; None measures them on the landmarks as they lie.
         bootstrap: number of replicates of the intervals; 0 leaves them empty.
         seed: of the resampling of persons.
 
     Returns:
         A JSON object with the keys ``mre_px, sdr_6, sdr_12, sdr_18, sdr_24, mre_mm, cobb_smape, cobb_mae,
-        per_vertebra, columns, n, landmarks, with_spacing, with_angles, intervals`` in this order. ``mre_px`` is the
-        mean radial error in a letterbox of 512 pixels, ``sdr_*`` the percentage of landmarks at most so many of these
-        pixels off. ``cobb_smape`` is the mean over images of the summed differences of the three angles over their
-        sums, in percent; ``cobb_mae`` the mean difference of all angles in degrees. ``columns`` counts films by the
-        names of their bodies, see `training.landmark_columns.ColumnCounts`. What is of nothing is None.
+        per_vertebra, columns, angles_as_landmarks_lie, n, landmarks, with_spacing, with_angles, intervals`` in this
+        order. ``mre_px`` is the mean radial error in a letterbox of 512 pixels, ``sdr_*`` the percentage of landmarks
+        at most so many of these pixels off. ``cobb_smape`` is the mean over images of the summed differences of the
+        three angles over their sums, in percent; ``cobb_mae`` the mean difference of all angles in degrees.
+        ``columns`` counts films by the names of their bodies, see `training.landmark_columns.ColumnCounts`.
+        ``angles_as_landmarks_lie`` has ``cobb_smape`` and ``cobb_mae`` without a scatter, where there is one. What is
+        of nothing is None.
     """
-    parts = {**_distance_parts(images, points, spacings), **_angle_parts(images, points, schema)}
+    read = _angle_parts(images, points, schema, tilt_scatter)
+    as_they_lie = _angle_parts(images, points, schema, None) if tilt_scatter else None
+    parts = {**_distance_parts(images, points, spacings), **read}
     columns = column_counts(images, points, schema)
     once = np.ones((1, len(images)))
     return {
-        **{name: _rounded(float(values[0])) for name, values in _quotients(parts, once).items()},
+        **_at_once(parts, once),
         "per_vertebra": _per_vertebra(radial_errors_px(images, points), schema),
         "columns": None if columns is None else columns._asdict(),
+        "angles_as_landmarks_lie": None if as_they_lie is None else _at_once(as_they_lie, once),
         "n": len(images),
         "landmarks": int(_visible(images, points).sum()),
         "with_spacing": int((parts["mre_mm"][1] > 0).sum()),
@@ -124,11 +131,21 @@ def given_angles(images: Sequence[LandmarkImage]) -> Floats:
     return np.array([image.angles or nothing for image in images], np.float64).reshape(-1, ANGLES)
 
 
-def measured_angles(images: Sequence[LandmarkImage], points: Points, schema: LandmarkSchema) -> Floats:
-    """Measure Cobb angles on landmarks ``(N, K, 2)``: ``(N, 3)`` degrees in the same order, NaN where there is none."""
+def measured_angles(
+    images: Sequence[LandmarkImage], points: Points, schema: LandmarkSchema, tilt_scatter: float | None = None
+) -> Floats:
+    """Measure Cobb angles on landmarks ``(N, K, 2)``: ``(N, 3)`` degrees in the same order, NaN where there is none.
+
+    Args:
+        images: of them.
+        points: the landmarks, pixels of each original.
+        schema: of the landmarks.
+        tilt_scatter: degrees, see `models.spine.cobb_readings`; None measures them as they lie.
+    """
     measured = np.full((len(images), ANGLES), math.nan)
     for row, image in enumerate(images):
-        degrees = [angle.degrees for angle in cobb_angles(schema, points[row], image.size[0])]
+        angles = read_cobb_angles(schema, points[row], image.size[0], tilt_scatter)
+        degrees = [angle.degrees for angle in angles]
         measured[row, : len(degrees)] = degrees
     return measured
 
@@ -170,9 +187,11 @@ def _parts_in_mm(images: Sequence[LandmarkImage], points: Points, spacings: Floa
     return np.where(counted, errors, 0).sum(axis=1), counted.sum(axis=1).astype(np.float64)
 
 
-def _angle_parts(images: Sequence[LandmarkImage], points: Points, schema: LandmarkSchema) -> Parts:
+def _angle_parts(
+    images: Sequence[LandmarkImage], points: Points, schema: LandmarkSchema, tilt_scatter: float | None
+) -> Parts:
     given = given_angles(images)
-    measured = measured_angles(images, points, schema)
+    measured = measured_angles(images, points, schema, tilt_scatter)
     # Angles that cannot be measured are no angles: an answer that lacks a vertebra does not improve the figures.
     count = np.asarray(np.isfinite(given).all(axis=1)).astype(np.float64)
     given, measured = np.nan_to_num(given, nan=0.0), np.nan_to_num(measured, nan=0.0)
@@ -181,6 +200,11 @@ def _angle_parts(images: Sequence[LandmarkImage], points: Points, schema: Landma
     # Straight spines that are found to be straight have no error: nothing of nothing is 0 here.
     smape: Floats = np.divide(_PERCENT * apart, together, out=np.zeros(len(apart)), where=together > 0)
     return {"cobb_smape": (smape, count), "cobb_mae": (apart / ANGLES, count)}
+
+
+def _at_once(parts: Parts, once: Floats) -> dict[str, float | None]:
+    """Give the measures, rounded, of a sample in which each image stands once."""
+    return {name: _rounded(float(values[0])) for name, values in _quotients(parts, once).items()}
 
 
 def _quotients(parts: Parts, times: Floats) -> dict[str, Floats]:

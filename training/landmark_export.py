@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,15 +34,12 @@ from training.export import (
     write_manifest,
 )
 from training.landmark_card import landmark_card
-from training.landmark_evaluation import (
-    given_angles,
-    measured_angles,
-    radial_errors_px,
-)
+from training.landmark_evaluation import given_angles, radial_errors_px
 from training.landmark_fitted import FittedLandmarks, load_fitted_landmarks
 from training.landmark_measure import located_of_folds
 from training.landmark_module import TRAIN, VALIDATION
 from training.landmark_plots import draw_cobb, draw_errors, draw_vertebrae
+from training.landmark_readings import found_tilt_scatter
 from training.landmark_run import read_landmark_side
 from training.landmark_served import LANDMARK_OUTPUTS
 from training.landmark_settings import LandmarkTrainSettings
@@ -106,10 +103,15 @@ def export_landmarks(run: RunDirectory, request: ExportRequest, store: ModelStor
         }
         # 2. What it is worth, and from which confidence on it is believed.
         staged_engine(half, staging, manifest).close()
-        measured = _of_folds(folds) if folds is not None else _measure(open_version(staging), images)
+        measured = _read(_of_folds(folds) if folds is not None else _measure(open_version(staging), images))
         review = review_figures(measured.located)
-        metrics = {measured.split: {**measured.metrics, "review": review}}
-        manifest = manifest.model_copy(update={"metrics": metrics, "review_confidence": review["confidence"]})
+        manifest = manifest.model_copy(
+            update={
+                "metrics": {measured.split: {**measured.metrics, "review": review}},
+                "review_confidence": review["confidence"],
+                "tilt_scatter": measured.located.tilt_scatter,
+            }
+        )
         # 3. Report, and publication.
         report = staging / "report"
         report.mkdir()
@@ -164,13 +166,22 @@ def _measure(version: ModelVersion, images: tuple[LandmarkImage, ...]) -> _Measu
     return _Measured(VALIDATION, located, located.measured(_REPLICATES))
 
 
+def _read(measured: _Measured) -> _Measured:
+    """Measure again with the scatter of tilts that suits these answers best."""
+    scatter = found_tilt_scatter(measured.located)
+    if scatter is None:
+        return measured
+    located = replace(measured.located, tilt_scatter=scatter)
+    return _Measured(measured.split, located, located.measured(_REPLICATES))
+
+
 def _draw(report: Path, measured: _Measured, title: str) -> None:
-    images, points, schema = measured.located.images, measured.located.points, measured.located.schema
+    images, points = measured.located.images, measured.located.points
     draw_errors(report / f"errors_{measured.split}.png", radial_errors_px(images, points), measured.metrics, title)
     draw_vertebrae(report / f"vertebrae_{measured.split}.png", measured.metrics, title)
     if measured.metrics["cobb_smape"] is not None:
-        given, answered = given_angles(images), measured_angles(images, points, schema)
-        draw_cobb(report / f"cobb_{measured.split}.png", given, answered, measured.metrics, title)
+        given = given_angles(images)
+        draw_cobb(report / f"cobb_{measured.split}.png", given, measured.located.angles(), measured.metrics, title)
 
 
 def _batches(images: tuple[LandmarkImage, ...], manifest: Manifest) -> DataLoader[LandmarkBatch]:

@@ -53,6 +53,11 @@ class LandmarkSubject(Protocol):
         """What it is fed."""
         ...
 
+    @property
+    def tilt_scatter(self) -> float | None:
+        """Degrees, with which Cobb angles are read; None measures them on the landmarks as they lie."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Say which network it is and how it came about: a JSON object without paths and times."""
         ...
@@ -87,6 +92,7 @@ class EngineLandmarkSubject:
         self.name = f"{manifest.task} {manifest.version}"
         self.schema = schema
         self.input_spec = manifest.input_spec
+        self.tilt_scatter = manifest.tilt_scatter
 
     @classmethod
     def open(cls, store: Path, version: str, *, threads: int | None = None) -> EngineLandmarkSubject:
@@ -98,8 +104,12 @@ class EngineLandmarkSubject:
         return cls(ModelStore(store).open(Task.LANDMARKS, None if version == ACTIVE else version), threads=threads)
 
     def describe(self) -> dict[str, Any]:
-        """Give version, network, engine, schema and training facts of the manifest and the report."""
-        return {**describe_version(self._version, self._engine.info), "schema": self.schema.name}
+        """Give version, network, engine, schema, scatter and training facts of the manifest and the report."""
+        return {
+            **describe_version(self._version, self._engine.info),
+            "schema": self.schema.name,
+            "tilt_scatter": self.tilt_scatter,
+        }
 
     def answer(self, images: Images) -> LandmarkOutputs:
         """Run the engine.

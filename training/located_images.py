@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from training.datasets.landmark_images import LandmarkImage
 from training.datasets.landmark_rows import Points
 from training.datasets.reading import read_radiograph
 from training.evaluation import Floats
-from training.landmark_evaluation import LandmarkAnswers, landmark_metrics
+from training.landmark_evaluation import LandmarkAnswers, landmark_metrics, measured_angles
 from training.landmark_subjects import LandmarkSubject
 from training.progress import track
 
@@ -37,6 +37,7 @@ class LocatedImages:
         answers: of the network.
         spread: ``(N, K)``, standard deviation of each landmark's place in pixels of the original.
         spacings: ``(N, 2)``, mm between rows and between columns, NaN where the file says nothing of it.
+        tilt_scatter: degrees, with which Cobb angles are read; None measures them on the landmarks as they lie.
     """
 
     images: tuple[LandmarkImage, ...]
@@ -44,6 +45,7 @@ class LocatedImages:
     answers: LandmarkAnswers
     spread: Floats
     spacings: Floats
+    tilt_scatter: float | None = None
 
     @property
     def points(self) -> Points:
@@ -52,14 +54,25 @@ class LocatedImages:
 
     def measured(self, bootstrap: int) -> dict[str, Any]:
         """Give the measures, see `training.landmark_evaluation.landmark_metrics`."""
-        return landmark_metrics(self.images, self.points, self.schema, spacings=self.spacings, bootstrap=bootstrap)
+        return landmark_metrics(
+            self.images,
+            self.points,
+            self.schema,
+            spacings=self.spacings,
+            tilt_scatter=self.tilt_scatter,
+            bootstrap=bootstrap,
+        )
+
+    def angles(self) -> Floats:
+        """Measure Cobb angles, see `training.landmark_evaluation.measured_angles`."""
+        return measured_angles(self.images, self.points, self.schema, self.tilt_scatter)
 
     def chosen(self, places: Sequence[int]) -> LocatedImages:
         """Give some of the images."""
         rows = np.asarray(places, np.int64)
         answers = LandmarkAnswers(self.answers.points[rows], self.answers.confidence[rows])
         images = tuple(self.images[place] for place in places)
-        return LocatedImages(images, self.schema, answers, self.spread[rows], self.spacings[rows])
+        return replace(self, images=images, answers=answers, spread=self.spread[rows], spacings=self.spacings[rows])
 
 
 def is_sound(image: LandmarkImage) -> bool:
@@ -118,7 +131,9 @@ def locate_all(
         confidences.append(outputs.confidence.astype(np.float64))
         spacings.append(per_pixel.numpy())
     answers = LandmarkAnswers(np.stack(points), np.concatenate(confidences))
-    return LocatedImages(images, subject.schema, answers, _stacked(spreads), np.concatenate(spacings))
+    return LocatedImages(
+        images, subject.schema, answers, _stacked(spreads), np.concatenate(spacings), subject.tilt_scatter
+    )
 
 
 def _stacked(rows: Sequence[NDArray[Any]]) -> Floats:

@@ -157,7 +157,13 @@ def locate(manifest: Manifest, outputs: Outputs, index: int, image: SourceImage)
     doubtful = confidence < (manifest.review_confidence or 0.0)
     anterior = image.anterior if schema.view is SpineView.LATERAL else None
     measures = measure_spine(
-        schema, landmarks, image_height=image.rows, spacing=image.spacing, anterior=anterior, view=image.view
+        schema,
+        landmarks,
+        image_height=image.rows,
+        spacing=image.spacing,
+        anterior=anterior,
+        view=image.view,
+        tilt_scatter=manifest.tilt_scatter,
     )
     reasons = (
         *((ReviewReason.LOW_CONFIDENCE,) if (doubtful & ~absent).any() else ()),

@@ -268,7 +268,7 @@ def _zones(image: SourceImage, variant: int) -> tuple[Manifest, Finding]:
 
 def _spine(schema: LandmarkSchema) -> Callable[[SourceImage, int], tuple[Manifest, Finding]]:
     def answer(image: SourceImage, variant: int) -> tuple[Manifest, Finding]:
-        manifest = _manifest(Task.LANDMARKS, variant, schema.labels, review_confidence=0.5)
+        manifest = _manifest(Task.LANDMARKS, variant, schema.labels, review_confidence=0.5, tilt_scatter=1.5)
         confidence = np.full((1, len(schema)), (0.9, 0.8, 0.7)[variant], np.float32)
         if variant != 0:
             confidence[0, 2] = 0.1

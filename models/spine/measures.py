@@ -13,7 +13,8 @@ from math import isfinite
 
 import numpy as np
 
-from models.spine.cobb import CobbAngle, cobb_angles
+from models.spine.cobb import CobbAngle
+from models.spine.cobb_readings import read_cobb_angles
 from models.spine.corners import ImageSide, Points, corners_of
 from models.spine.plausibility import Implausible, implausible
 from models.spine.schemas import LandmarkSchema, SpineView
@@ -95,7 +96,7 @@ class SpineMeasures:
     """Everything measured on one image.
 
     Attributes:
-        cobb: as `models.spine.cobb.cobb_angles` gives them.
+        cobb: as `models.spine.cobb_readings.read_cobb_angles` gives them.
         heights: of bodies and discs, from top to bottom.
         slips: as `models.spine.slips.measure_slips` gives them.
     """
@@ -113,6 +114,7 @@ def measure_spine(
     spacing: Spacing | None = None,
     anterior: ImageSide | None = None,
     view: SpineView | None = None,
+    tilt_scatter: float | None = None,
 ) -> SpineMeasures:
     """Measure what the landmarks permit.
 
@@ -123,13 +125,14 @@ def measure_spine(
         spacing: of its pixels, which are square where it is None.
         anterior: where the front of the patient is on a lateral view; None when unknown.
         view: that the header says; None when it says none. Nothing is measured on another one than the schema's.
+        tilt_scatter: degrees, of the network's vertebrae; None measures Cobb angles on the landmarks as they lie.
     """
     if view not in (None, schema.view):
         return SpineMeasures()
     front = anterior if schema.view is SpineView.LATERAL else None
     squared = landmarks if spacing is None else spacing.to_mm(landmarks) / spacing.row_mm
     return SpineMeasures(
-        cobb=cobb_angles(schema, squared, image_height),
+        cobb=read_cobb_angles(schema, squared, image_height, tilt_scatter),
         heights=measure_heights(schema, landmarks, spacing, front),
         slips=measure_slips(schema, landmarks, spacing, front),
     )

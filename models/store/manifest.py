@@ -22,6 +22,8 @@ class Manifest(BaseModel):
             is taken to be there, 0 where it always is.
         review_confidence: of task `landmarks`, in [0, 1]: a vertebra of which a landmark is less confident is flagged
             for review; None flags none.
+        tilt_scatter: of task `landmarks`, degrees: the standard deviation of the tilts of vertebrae with which Cobb
+            angles are read, see `models.spine.cobb_readings`; None measures them on the landmarks as they lie.
         output_names: of the graph; ``probability`` (N, C) float32 sums to 1; ``cam`` (N, h, w) float32 in [0, 1]. Of
             task `csi` each has the axis of the six zones behind N: (N, 6, 5) and (N, 6, h, w). Of task `landmarks`
             ``landmarks`` (N, K, 2) float32, x and y in pixels of the input, ``confidence`` (N, K) float32 in [0, 1] and
@@ -40,6 +42,7 @@ class Manifest(BaseModel):
     positive_label: str | None = None
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     review_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    tilt_scatter: Annotated[float, Field(ge=0, le=20)] | None = None
     input_spec: InputSpec
     output_names: tuple[str, ...]
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]

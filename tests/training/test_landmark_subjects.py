@@ -30,8 +30,14 @@ def test_the_active_version_answers_in_pixels_of_its_input(landmark_store: Path)
 def test_a_version_is_described_without_paths_and_times(landmark_store: Path) -> None:
     described = EngineLandmarkSubject.open(landmark_store, "1.0.0", threads=1).describe()
     assert (described["subject"], described["kind"], described["schema"]) == ("landmarks 1.0.0", "engine", "aasce68")
+    assert described["tilt_scatter"] is None
     assert str(landmark_store) not in str(described)
     assert "2026" not in str(described)
+
+
+def test_angles_are_read_with_the_scatter_of_the_version(tmp_path: Path) -> None:
+    write_landmark_version(tmp_path / "1.0.0", tilt_scatter=1.5)
+    assert EngineLandmarkSubject(open_version(tmp_path / "1.0.0"), threads=1).tilt_scatter == 1.5
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.errors import Reason, Unprocessable
 from models.pixels.placement import Placement
+from models.spine.cobb_readings import read_cobb_angles
 from models.spine.corners import ImageSide
 from models.spine.schemas import SCHEMAS, SpineView
 from models.spine.slips import Meyerding
@@ -88,6 +89,13 @@ def test_a_stretched_pixel_counts_as_what_it_measures(make_landmarks: MakeLandma
     (main, *_) = make_landmarks(image=image).measures.cobb
     slopes = np.degrees(np.arctan(2 * np.tan(np.radians([15, 10]))))
     assert main.degrees == pytest.approx(slopes.sum(), abs=1e-3)
+
+
+def test_angles_are_read_with_the_scatter_that_the_version_says(make_landmarks: MakeLandmarks) -> None:
+    finding = make_landmarks(tilt_scatter=2.0)
+    read = read_cobb_angles(finding.schema, finding.landmarks, finding.rows, 2.0)
+    assert finding.measures.cobb == read
+    assert read[0].degrees > make_landmarks().measures.cobb[0].degrees
 
 
 def test_a_vertebra_with_one_uncertain_landmark_is_flagged(make_landmarks: MakeLandmarks) -> None:

@@ -96,14 +96,16 @@ class GroupMaker:
     def algorithm(self) -> AlgorithmIdentification:
         """Name, version and parameters of the algorithm; the same items in each group."""
         manifest = self.order.manifest
-        thresholds = [f"threshold {name} {value!r}" for name, value in sorted(manifest.thresholds.items())]
+        parameters = [f"threshold {name} {value!r}" for name, value in sorted(manifest.thresholds.items())]
+        if manifest.tilt_scatter:
+            parameters.append(f"scatter of tilts {manifest.tilt_scatter!r} degrees")
         engine = self.order.engine
         return AlgorithmIdentification(
             name=common.plain(f"radstream {manifest.task} {manifest.network}", 1024),
             version=common.plain(manifest.version, 1024),
             manufacturer="radstream",
             parameters=[
-                *(common.plain(threshold, 1024) for threshold in thresholds),
+                *(common.plain(parameter, 1024) for parameter in parameters),
                 common.plain(f"source: {engine.provider} {engine.precision}, network {engine.file_sha256}", 1024),
             ],
         )
