@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_spine
 from archive_scp import SECONDARY_CAPTURE, Archive
+from desk import Desk
 from hand import Hand
 from line import Line
 
@@ -497,3 +498,28 @@ def put_output(outbox: Outbox) -> Callable[..., Path]:
         return path
 
     return put
+
+
+@pytest.fixture
+def make_desk(outbox: Outbox, outcomes: Any, put_output: Any) -> Iterator[Callable[[sessionmaker[Session]], Desk]]:
+    desks: list[Desk] = []
+
+    def make(sessions: sessionmaker[Session]) -> Desk:
+        desks.append(Desk(sessions, outbox, outcomes, put_output))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(sqlite_sessions: sessionmaker[Session], make_desk: Callable[[sessionmaker[Session]], Desk]) -> Desk:
+    """A desk on SQLite, for what does not depend on the database."""
+    return make_desk(sqlite_sessions)
+
+
+@pytest.fixture
+def desk_on_both(sessions: sessionmaker[Session], make_desk: Callable[[sessionmaker[Session]], Desk]) -> Desk:
+    """A desk on SQLite and on PostgreSQL."""
+    return make_desk(sessions)
