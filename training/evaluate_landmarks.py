@@ -133,7 +133,7 @@ def write_predictions(path: Path, located: LocatedImages) -> None:
 
 def write_angles(path: Path, located: LocatedImages) -> None:
     """Write a row per image: the three angles of the landmarks that were answered, and those that came with it."""
-    answered = located.angles()
+    answered = located.angles
     given = given_angles(located.images)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -158,7 +158,7 @@ def _draw(
     landmark_plots.draw_vertebrae(files[1], metrics, title)
     if metrics["with_angles"]:
         files.append(_path(request, "cobb", "png"))
-        landmark_plots.draw_cobb(files[-1], given_angles(located.images), located.angles(), metrics, title)
+        landmark_plots.draw_cobb(files[-1], given_angles(located.images), located.angles, metrics, title)
     return files
 
 
@@ -168,7 +168,7 @@ def _draw_samples(request: EvaluationRequest, located: LocatedImages) -> list[Pa
     folder = empty_samples_folder(request.output_dir, LANDMARK_SAMPLES_FOLDER, "sample_*_landmarks.png")
     error = image_errors_px(located.images, located.points)
     chosen = choose_samples(error, request.samples)
-    angles = located.angles()
+    angles = located.angles
     files = []
     for number, place in enumerate(track(chosen, len(chosen), "drawing samples")):
         image = located.images[place]

@@ -112,12 +112,11 @@ def _columns(columns: dict[str, int] | None) -> list[str]:
 def _read(tilt_scatter: float | None, as_landmarks_lie: dict[str, float | None] | None) -> list[str]:
     if tilt_scatter is None or not as_landmarks_lie:
         return []
-    smape, error = (as_landmarks_lie[name] for name in ("cobb_smape", "cobb_mae"))
+    smape, error = (figure(as_landmarks_lie, name, _DIGITS) for name in ("cobb_smape", "cobb_mae"))
     return [
         f"Cobb angles are read with a scatter of tilts of {tilt_scatter:.1f} degrees, chosen on these films: readers'",
-        "tilts scatter, and an angle is the largest of their differences. The lines that are drawn may differ from it",
-        "by a degree or two. Measured on landmarks as they lie: Cobb SMAPE "
-        f"{smape or 0:.{_DIGITS}f} %, mean absolute error {error or 0:.{_DIGITS}f} degrees.",
+        "tilts scatter, and an angle is the largest of their differences. Between the lines that are drawn it is",
+        f"mostly smaller. On landmarks as they lie: Cobb SMAPE {smape} %, mean absolute error {error} degrees.",
         "",
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from training.landmark_subjects import LandmarkSubject
 from training.progress import track
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class LocatedImages:
     """Images with what was answered.
 
@@ -63,8 +64,9 @@ class LocatedImages:
             bootstrap=bootstrap,
         )
 
+    @cached_property
     def angles(self) -> Floats:
-        """Measure Cobb angles, see `training.landmark_evaluation.measured_angles`."""
+        """``(N, 3)``, Cobb angles in degrees, see `training.landmark_evaluation.measured_angles`."""
         return measured_angles(self.images, self.points, self.schema, self.tilt_scatter)
 
     def chosen(self, places: Sequence[int]) -> LocatedImages:

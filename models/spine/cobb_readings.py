@@ -43,11 +43,13 @@ def read_cobb_angles(
         tilt_scatter: standard deviation of the tilts in degrees; None, or 0, measures the landmarks as they lie.
 
     Returns:
-        as `models.spine.cobb.cobb_angles`; of a part of the spine, and where it gives nothing, just what that gives.
+        as `models.spine.cobb.cobb_angles`; a part of the spine is measured as it lies.
     """
-    corners = measurable_corners(schema, landmarks) if tilt_scatter and is_whole_spine(schema) else None
-    if corners is None or not tilt_scatter:
+    if not tilt_scatter or not is_whole_spine(schema):
         return cobb_angles(schema, landmarks, image_height)
+    corners = measurable_corners(schema, landmarks)
+    if corners is None:
+        return ()
     readings = curves_of(_turned(corners, tilt_scatter * _errors(len(corners))), image_height, is_whole=True)
     apart = np.abs(readings.degrees[:CANDIDATES, np.newaxis] - readings.degrees).sum(axis=2).mean(axis=1)
     return named_curves(schema, readings, int(apart.argmin()))

@@ -67,5 +67,5 @@ def test_angles_of_answers_are_read_with_their_scatter_and_beside_it_as_they_lie
     assert after["angles_as_landmarks_lie"] == {name: before[name] for name in ("cobb_smape", "cobb_mae")}
     assert after["cobb_mae"] < before["cobb_mae"]
     assert after["mre_px"] == before["mre_px"] == 0
-    assert (read.angles()[:, 0] > plain.angles()[:, 0]).mean() > 0.9, "an angle is the largest of differences"
+    assert (read.angles[:, 0] > plain.angles[:, 0]).mean() > 0.9, "an angle is the largest of differences"
     assert read.chosen([4]).tilt_scatter == 2.0

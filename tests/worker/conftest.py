@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
@@ -28,38 +26,32 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stand_ins"))
 
 import stand_in_spine
 from archive_scp import SECONDARY_CAPTURE, Archive
-from desk import Desk
+from grey_engines import SIDE, MeanEngine, network_by_grey
 from hand import Hand
 from line import Line
+from outcome_maker import Outcomes
 
-from models.engines.engine import EngineInfo, Outputs
+from models.engines.engine import EngineInfo
 from models.engines.onnx_runtime import OnnxRuntimeEngine
-from models.errors import Unprocessable
 from models.pixels.lung_fields import WHOLE_IMAGE, Frame, LungFields
 from models.pixels.placement import Placement
 from models.pixels.spec import Framing, InputSpec
-from models.records.outputs import OutputKind
 from models.requests import JOB_NAME, InferenceRequest, Lane
-from models.settings import PatientIdentity
 from models.spine.schemas import landmark_schema
 from models.spool import Spool
 from models.store.manifest import Manifest
 from models.store.store import open_version
 from models.tasks import Task
-from models.zones import CLASS_NAMES, ZONE_COLUMNS, ZONE_ROWS, ZONES, Congestion
+from models.zones import CLASS_NAMES, ZONES, Congestion
 from worker.batch_worker import WorkerTimes
-from worker.findings import Classification, CongestionFinding, grade
+from worker.findings import CongestionFinding, grade
 from worker.metrics import DeliveryMetrics, WorkerMetrics
 from worker.outbox import Outbox
-from worker.outputs.files import WrittenOutput
-from worker.rendering import MadeOutput
 from worker.settings import Recipient
-from worker.settlement import Outcome, Settlement, TaskResult
-from worker.source import IdentityPolicy, SourceFacts, read_facts
+from worker.settlement import Settlement
 from worker.source_image import SourceImage
 from worker.spine_finding import LandmarkFinding, locate
 
-SIDE = 16
 MIDDLE = Frame(0.25, 0.25, 0.75, 0.75)
 
 
@@ -88,62 +80,10 @@ def engine_info() -> EngineInfo:
     return EngineInfo("in_test", "1", "cpu", "fp32", "cd" * 32)
 
 
-class MeanEngine:
-    """An engine whose probability of pneumonia is the mean of the image, and whose map is the image."""
-
-    def __init__(self, manifest: Manifest, info: EngineInfo) -> None:
-        self.manifest = manifest
-        self.info = info
-        self.batches: list[int] = []
-        self.closed = False
-        self.failures: list[Exception] = []
-
-    def run(self, image: NDArray[np.float32]) -> Outputs:
-        """Answer, or raise what the test put into `failures`."""
-        assert image.dtype == np.float32
-        assert image.shape[1:] == (1, SIDE, SIDE)
-        self.batches.append(len(image))
-        if self.failures:
-            raise self.failures.pop(0)
-        positive = image.mean(axis=(1, 2, 3))
-        return {"probability": np.stack([1 - positive, positive], axis=1), "cam": image[:, 0, ::2, ::2].copy()}
-
-    def close(self) -> None:
-        """Note that it was closed."""
-        self.closed = True
-
-
 @pytest.fixture
 def mean_engine(manifest: Manifest, engine_info: EngineInfo) -> MeanEngine:
     """A loaded engine."""
     return MeanEngine(manifest, engine_info)
-
-
-# Of six zones each is severe by its mean grey, else normal; its map is the image where the zone is.
-ZONES_BY_GREY = """
-<ir_version: 10, opset_import: ["" : 18]>
-zones (float[N, 1, 24, 24] image) => (float[N, 6, 5] probability, float[N, 6, 12, 12] cam)
-<int64[3] list = {-1, 6, 1}, float unit = {1.0}>
-{
-    means = AveragePool <kernel_shape = [8, 12], strides = [8, 12]> (image)
-    severe = Reshape (means, list)
-    normal = Sub (unit, severe)
-    other = Sub (severe, severe)
-    probability = Concat <axis = 2> (normal, other, other, severe, other)
-    small = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (image)
-    cam = Mul (small, places)
-}
-"""
-
-
-def places_of_zones(height: int, width: int) -> NDArray[np.float32]:
-    """``(6, height, width)``: 1 where a zone is, else 0."""
-    places = np.zeros((len(ZONES), height, width), np.float32)
-    rows, columns = height // ZONE_ROWS, width // ZONE_COLUMNS
-    for number in range(len(ZONES)):
-        row, column = divmod(number, ZONE_COLUMNS)
-        places[number, row * rows : (row + 1) * rows, column * columns : (column + 1) * columns] = 1
-    return places
 
 
 @pytest.fixture(scope="session")
@@ -166,10 +106,7 @@ def csi_manifest() -> Manifest:
 @pytest.fixture
 def csi_engine(csi_manifest: Manifest, tmp_path: Path) -> OnnxRuntimeEngine:
     """A real engine of that version; each zone is severe where its mean grey is above a half, else normal."""
-    graph = onnx.parser.parse_model(ZONES_BY_GREY)
-    graph.graph.initializer.append(onnx.numpy_helper.from_array(places_of_zones(12, 12)[np.newaxis], "places"))
-    onnx.checker.check_model(graph)
-    content = graph.SerializeToString()
+    content = network_by_grey()
     directory = tmp_path / "csi_version"
     directory.mkdir()
     (directory / "network.onnx").write_bytes(content)
@@ -314,64 +251,6 @@ def make_source() -> Callable[..., Dataset]:
     return make
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """Makes outcomes as the pipeline would."""
-
-    manifest: Manifest
-    engine: EngineInfo
-    make_request: Callable[..., InferenceRequest]
-    make_source: Callable[..., Dataset]
-    csi_manifest: Manifest
-    make_congestion: Callable[..., CongestionFinding]
-    spine_manifest: Manifest
-    make_landmarks: Callable[..., LandmarkFinding]
-
-    def facts(self, uid: str = "1.2.3", mode: PatientIdentity = PatientIdentity.FULL, **changes: object) -> SourceFacts:
-        """Facts of a source dataset."""
-        return read_facts(self.make_source(uid, **changes), IdentityPolicy(mode, b"a key of 16 signs"))
-
-    def result(self, probability: float, output_uid: str | None = None) -> TaskResult:
-        """A finding, with an output where its UID is given."""
-        positive = probability >= 0.5
-        finding = Classification("pneumonia" if positive else "normal", "pneumonia", positive, probability, 0.5, None)
-        outputs = (self.output(output_uid),) if output_uid else ()
-        return TaskResult(self.manifest, self.engine, finding, outputs)
-
-    def output(self, uid: str, kind: OutputKind = OutputKind.SECONDARY_CAPTURE) -> MadeOutput:
-        """An output of that UID; there is no file."""
-        return MadeOutput(kind, WrittenOutput("1.2.840.10008.5.1.4.1.1.7", uid, "1.9", f"{uid}.dcm"))
-
-    def congestion(self, *scores: int | None, **answer: Any) -> TaskResult:
-        """A finding of the six zones, without output."""
-        return TaskResult(self.csi_manifest, self.engine, self.make_congestion(scores, **answer))
-
-    def landmarks(self, **answer: Any) -> TaskResult:
-        """A finding of landmarks, without output."""
-        return TaskResult(self.spine_manifest, self.engine, self.make_landmarks(**answer))
-
-    def done(
-        self,
-        uid: str = "1.2.3",
-        probability: float = 0.75,
-        output_uid: str | None = None,
-        facts: SourceFacts | None = None,
-        **request: object,
-    ) -> Outcome:
-        """An analysed instance."""
-        return Outcome(
-            self.make_request(uid, **request),
-            facts or self.facts(uid),
-            None,
-            (self.result(probability, output_uid),),
-            datetime(2026, 1, 1, tzinfo=UTC),
-        )
-
-    def refused(self, refusal: Unprocessable, uid: str = "1.2.3", facts: SourceFacts | None = None) -> Outcome:
-        """An instance without findings."""
-        return Outcome(self.make_request(uid), facts, refusal)
-
-
 @pytest.fixture
 def outcomes(
     manifest: Manifest,
@@ -498,28 +377,3 @@ def put_output(outbox: Outbox) -> Callable[..., Path]:
         return path
 
     return put
-
-
-@pytest.fixture
-def make_desk(outbox: Outbox, outcomes: Any, put_output: Any) -> Iterator[Callable[[sessionmaker[Session]], Desk]]:
-    desks: list[Desk] = []
-
-    def make(sessions: sessionmaker[Session]) -> Desk:
-        desks.append(Desk(sessions, outbox, outcomes, put_output))
-        return desks[-1]
-
-    yield make
-    for desk in desks:
-        desk.stop()
-
-
-@pytest.fixture
-def desk(sqlite_sessions: sessionmaker[Session], make_desk: Callable[[sessionmaker[Session]], Desk]) -> Desk:
-    """A desk on SQLite, for what does not depend on the database."""
-    return make_desk(sqlite_sessions)
-
-
-@pytest.fixture
-def desk_on_both(sessions: sessionmaker[Session], make_desk: Callable[[sessionmaker[Session]], Desk]) -> Desk:
-    """A desk on SQLite and on PostgreSQL."""
-    return make_desk(sessions)
