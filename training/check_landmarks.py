@@ -21,7 +21,9 @@ from training.datasets.landmark_images import AUTO, LandmarkImage, LandmarkImage
 from training.datasets.landmark_rows import LandmarkFormat
 from training.datasets.problems import Level, Problem, counted, gravest_first
 from training.datasets.reading import Unreadable, read_each, read_radiograph
-from training.landmark_problems import SEVERITIES, find_landmark_problems, severity_of
+from training.landmark_agreement import label_agreement, labelled_again
+from training.landmark_measure import describe_landmarks
+from training.landmark_problems import SEVERITIES, find_landmark_problems, repeated_radiographs, severity_of
 
 Progress = Callable[[Sequence[Path]], Iterable[Path]]
 """Wraps the paths of a set to show how far the reading is."""
@@ -63,6 +65,8 @@ class LandmarkDataReport:
         smallest, median, largest: sizes, by their area.
         counts: by split.
         vertebrae: in how many images each is there, with one corner at least.
+        agreement: of the labels of radiographs that are there twice, see `training.landmark_agreement`; None where
+            there are none.
         problems: gravest first.
     """
 
@@ -77,6 +81,7 @@ class LandmarkDataReport:
     largest: tuple[int, int]
     counts: tuple[LandmarkCounts, ...]
     vertebrae: dict[str, int]
+    agreement: dict[str, Any] | None
     problems: tuple[Problem, ...]
 
     @property
@@ -121,9 +126,12 @@ def check_landmarks(
         raise ConfigurationError(f"{data_dir}: its images cannot be read any more")
     sizes = sorted((image.size for image in images), key=lambda size: size[0] * size[1])
     vertebrae = _count_vertebrae(images, found)
+    looked_at = {image.source for image in images}
+    repeated = [pair for pair in found.repeated if {pair.first.source, pair.second.source} <= looked_at]
     problems = [
         *unread([*found.unreadable, *lost], found.missing, data_dir),
         *find_landmark_problems(images, deviations, vertebrae),
+        *repeated_radiographs(repeated),
         *_excluded(found),
     ]
     return LandmarkDataReport(
@@ -136,6 +144,7 @@ def check_landmarks(
         *(sizes[0], sizes[len(sizes) // 2], sizes[-1]),
         tuple(_count(images, name) for name in sorted({image.split for image in images})),
         vertebrae,
+        label_agreement(labelled_again(repeated), found.schema),
         gravest_first(problems),
     )
 
@@ -199,6 +208,9 @@ def print_report(report: LandmarkDataReport, console: Console) -> None:
     if len(set(report.vertebrae.values())) > 1:
         there = ", ".join(f"{name} {number}" for name, number in report.vertebrae.items())
         console.print(f"Images that each vertebra is in: {there}.", highlight=False)
+    if report.agreement is not None:
+        agreement = describe_landmarks("Labels of the same radiographs against each other", report.agreement)
+        console.print(f"{agreement}.", highlight=False)
     print_problems(report.problems, console)
 
 

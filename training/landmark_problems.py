@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from training.datasets.landmark_faults import UNUSABLE, LandmarkFault, LandmarkRepair
-from training.datasets.landmark_images import LandmarkImage
+from training.datasets.landmark_images import LandmarkImage, RepeatedRadiograph
 from training.datasets.problems import (
     Level,
     Problem,
@@ -103,6 +103,19 @@ def _same_pixels(images: Sequence[LandmarkImage]) -> Iterator[Problem]:
             "Training keeps copies on one side of its split; each counts as an image."
         )
         yield problem_of(Level.NOTE, "duplicates", message, rest)
+
+
+def repeated_radiographs(pairs: Sequence[RepeatedRadiograph]) -> list[Problem]:
+    """Find pairs of images that are one radiograph, though not one file; they have one person already."""
+    different = [(pair.first, pair.second) for pair in pairs if pair.first.pixels_sha256 != pair.second.pixels_sha256]
+    if not different:
+        return []
+    message = (
+        f"{counted(len(different), 'pair')} of images that are one radiograph, cut out or scaled differently. All "
+        "images of their persons count as one person's here, whatever their names say; who splits by names measures "
+        "on films that were fitted."
+    )
+    return [problem_of(Level.WARNING, "repeated_radiographs", message, different)]
 
 
 def _same_points(one: LandmarkImage, other: LandmarkImage) -> bool:

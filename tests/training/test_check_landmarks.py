@@ -274,3 +274,44 @@ def test_a_wrong_option_is_one_line(
     captured = capsys.readouterr()
     assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_a_radiograph_that_was_labelled_twice_says_how_far_labels_agree(
+    sound: AasceWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Noise again in a frame of 16 rows more: the same radiograph, whose column stands 8 pixels farther down.
+    framed = np.pad(noise(0), ((16, 0), (0, 0)))
+    sound.add(column() + np.array([0, 24]), framed, name="set-77 A AP.png", split="training")
+    status, report = check(sound.write(), capsys)
+    problem = codes(report)["repeated_radiographs"]
+    assert (status, problem["level"]) == (0, "warning")
+    assert problem["groups"] == [["training/set-01-000 A AP.png", "training/set-77 A AP.png"]]
+    assert report["persons"] == 8
+    agreement = report["agreement"]
+    assert (agreement["n"], agreement["sdr_24"]) == (1, 100)
+    assert agreement["mre_px"] == pytest.approx(8 * 512 / 272, abs=0.5)
+    assert main(["check-data", "--task", "landmarks", "--data-dir", str(sound.directory)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Labels of the same radiographs against each other (n=1): MRE" in out
+
+
+def test_a_radiograph_in_two_splits_is_a_person_in_two_splits(
+    sound: AasceWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound.add(column() + np.array([0, 16]), np.pad(noise(0), ((16, 0), (0, 0))), name="set-77 A AP.png", split="test")
+    status, report = check(sound.write(), capsys)
+    assert status == 1
+    assert sorted(codes(report)["persons_across_splits"]["groups"][0]) == [
+        "test/set-77 A AP.png",
+        "training/set-01-000 A AP.png",
+    ]
+
+
+def test_copies_of_a_file_say_nothing_of_how_labels_agree(
+    sound: AasceWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound.add(image=noise(0), name="set-77 A AP.png", split="training")
+    _, report = check(sound.write(), capsys)
+    assert report["agreement"] is None
+    assert "repeated_radiographs" not in codes(report)
+    assert "duplicates" in codes(report)

@@ -31,8 +31,11 @@ from training.datasets.reading import Unreadable
 _LANDMARKS: Final = "_landmarks.csv"
 _ANGLES: Final = 3
 
-# `sunhl-1th-10-Jan-2017-237 E AP.jpg`: a letter counts the films of a person, `AP2` or `AP (2)` is a second shot.
-_SERIES_NAME: Final = re.compile(r"(?P<person>.+-\d+) [A-Z] AP(\d| \(\d\))?", re.ASCII)
+# `sunhl-1th-10-Jan-2017-237 E AP.jpg`: the number is the person's; a letter counts their films, on through the dates
+# (`19-Jan-2017-275 C AP`, `20-Jan-2017-275 D AP`); `AP2` or `AP (2)` is a second shot.
+_SERIES_NAME: Final = re.compile(
+    r"(?P<set>.+?)(-\d\d-[A-Z][a-z]{2}-\d{4})?-(?P<number>\d+) [A-Z] AP(\d| \(\d\))?", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,12 @@ def read_aasce(data_dir: Path, split: str | None) -> LandmarkTable:
 
 
 def person_of_name(name: str) -> str | None:
-    """Give the person of a file of the set; None where the name says nothing of it."""
+    """Give the person of a file of the set; None where the name says nothing of it.
+
+    Some persons have two numbers, see `training.datasets.repeated_radiographs`.
+    """
     found = _SERIES_NAME.fullmatch(Path(name).stem)
-    return found["person"] if found else None
+    return f"{found['set']}-{found['number']}" if found else None
 
 
 def _splits(data_dir: Path) -> Iterator[_Tables]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ConfigurationError
+from models.pixels.radiograph import Radiograph
 from models.spine.schemas import LandmarkSchema
 from training.datasets.aasce import is_aasce, read_aasce
 from training.datasets.buu import buu_views, read_buu
@@ -32,10 +33,14 @@ from training.datasets.landmark_faults import UNUSABLE, LandmarkFault, LandmarkR
 from training.datasets.landmark_rows import SCHEMA_OF, Angles, LandmarkFormat, LandmarkRow, LandmarkTable, Points
 from training.datasets.listing import TRAIN_SPLIT_NAMES, same_split, spread
 from training.datasets.reading import Unreadable, digest_of, person_of_header, read_each, read_radiograph
+from training.datasets.repeated_radiographs import Keypoints, Repetition, find_repetitions, keypoints_of
 
 AUTO: Final = "auto"
 TRAINING: Final = "training"
 """Split that is trained on."""
+
+_PERSONS_BY_NAMES: Final = frozenset({LandmarkFormat.AASCE})
+"""Formats whose names alone say whose a film is, and do not say it of every film."""
 
 _DIGITS: Final = 3  # of a pixel
 
@@ -47,7 +52,7 @@ class LandmarkImage:
     Attributes:
         path: of the file.
         source: name relative to the set's directory, with ``/``.
-        person: identity of the person within this set.
+        person: identity of the person within this set; one for all pictures of one radiograph.
         pixels_sha256: hex digest of its pixels, see `training.datasets.reading.pixels_sha256`.
         size: rows and columns.
         points: ``(K, 2)`` x, y in the order of the schema; pixels from the top-left corner of the top-left pixel; NaN
@@ -83,6 +88,20 @@ class LandmarkImage:
         return not UNUSABLE.intersection(self.faults)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RepeatedRadiograph:
+    """Two images of a set that are pictures of one radiograph.
+
+    Attributes:
+        first, second: in the order of the set.
+        transferred: landmarks of the first where they lie in the second, ``(K, 2)`` pixels of it.
+    """
+
+    first: LandmarkImage
+    second: LandmarkImage
+    transferred: Points
+
+
 @dataclass(frozen=True, slots=True)
 class LandmarkImages:
     """What a set holds.
@@ -94,6 +113,7 @@ class LandmarkImages:
         unreadable: files that could not be read, or whose landmarks could not.
         missing: names that the set has landmarks for and its directory lacks.
         excluded: names that were left out on request.
+        repeated: pairs of readable images that are one radiograph; of formats whose persons are not sure.
     """
 
     format: LandmarkFormat
@@ -102,6 +122,7 @@ class LandmarkImages:
     unreadable: tuple[Unreadable, ...]
     missing: tuple[str, ...]
     excluded: tuple[str, ...]
+    repeated: tuple[RepeatedRadiograph, ...] = ()
 
     @property
     def schema(self) -> LandmarkSchema:
@@ -124,6 +145,7 @@ class _Look:
     pixels_sha256: str
     person: str | None
     size: tuple[int, int]
+    keypoints: Keypoints | None = None
 
 
 def read_landmark_images(
@@ -156,20 +178,27 @@ def read_landmark_images(
     rows = [row for row in table.rows if not _names_of(row, data_dir) & set(exclude)]
     excluded = [name for row in table.rows for name in exclude if name in _names_of(row, data_dir)]
     paths = [row.path for row in rows]
+    look = _look_closely if table.format in _PERSONS_BY_NAMES else _look_at
     images: list[LandmarkImage] = []
+    keypoints: list[Keypoints] = []
     unreadable = list(table.broken)
-    for _, row, outcome in zip(progress(paths), rows, read_each(paths, _look_at, processes), strict=True):
+    for _, row, outcome in zip(progress(paths), rows, read_each(paths, look, processes), strict=True):
         if isinstance(outcome, Unreadable):
             unreadable.append(outcome)
-        else:
-            images.append(_as_image(row, outcome, row.path.relative_to(data_dir).as_posix()))
-    kept = [image for image in images if keep_faulty or image.usable]
+            continue
+        images.append(_as_image(row, outcome, row.path.relative_to(data_dir).as_posix()))
+        if outcome.keypoints is not None:
+            keypoints.append(outcome.keypoints)
+    repetitions = find_repetitions(keypoints)
+    images = _one_person_each(images, repetitions)
+    repeated = tuple(_as_repeated(images, repetition) for repetition in repetitions)
+    images.sort(key=lambda image: image.source)
+    kept = tuple(image for image in images if keep_faulty or image.usable)
     if not kept:
         raise ConfigurationError(f"{data_dir}: none of its {len(table.rows)} images with landmarks can be used")
-    kept.sort(key=lambda image: image.source)
-    faulty = sorted((image for image in images if not (keep_faulty or image.usable)), key=lambda image: image.source)
+    faulty = tuple(image for image in images if not (keep_faulty or image.usable))
     return LandmarkImages(
-        table.format, tuple(kept), tuple(faulty), tuple(unreadable), table.missing, tuple(dict.fromkeys(excluded))
+        *(table.format, kept, faulty, tuple(unreadable), table.missing, tuple(dict.fromkeys(excluded))), repeated
     )
 
 
@@ -214,9 +243,38 @@ def _names_of(row: LandmarkRow, data_dir: Path) -> set[str]:
 
 
 def _look_at(path: Path) -> _Look:
-    radiograph = read_radiograph(path)
+    return _look_of(read_radiograph(path))
+
+
+def _look_of(radiograph: Radiograph) -> _Look:
     size = (radiograph.rows, radiograph.columns)
     return _Look(digest_of(radiograph), person_of_header(radiograph.header), size)
+
+
+def _look_closely(path: Path) -> _Look:
+    radiograph = read_radiograph(path)
+    return replace(_look_of(radiograph), keypoints=keypoints_of(radiograph))
+
+
+def _one_person_each(images: Sequence[LandmarkImage], repetitions: Sequence[Repetition]) -> list[LandmarkImage]:
+    """Give images the person that pictures of their radiographs have in common; by the name that comes first."""
+    renamed: dict[str, str] = {}
+
+    def now(person: str) -> str:
+        while person in renamed:
+            person = renamed[person]
+        return person
+
+    for repetition in repetitions:
+        one, other = sorted(now(images[place].person) for place in (repetition.first, repetition.second))
+        if one != other:
+            renamed[other] = one
+    return [replace(image, person=now(image.person)) for image in images]
+
+
+def _as_repeated(images: Sequence[LandmarkImage], repetition: Repetition) -> RepeatedRadiograph:
+    first, second = images[repetition.first], images[repetition.second]
+    return RepeatedRadiograph(first, second, repetition.to_second(first.points))
 
 
 def _as_image(row: LandmarkRow, look: _Look, source: str) -> LandmarkImage:

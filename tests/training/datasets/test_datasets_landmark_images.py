@@ -59,9 +59,10 @@ def test_the_layout_of_the_challenge_is_read_too(aasce: AasceWriter, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "person"),
     [
-        ("sunhl-1th-10-Jan-2017-237 A AP.png", "sunhl-1th-10-Jan-2017-237"),
-        ("sunhl-1th-21-Nov-2016-138 D AP2.png", "sunhl-1th-21-Nov-2016-138"),
-        ("sunhl-1th-21-Nov-2016-138 D AP (2).png", "sunhl-1th-21-Nov-2016-138"),
+        ("sunhl-1th-10-Jan-2017-237 A AP.png", "sunhl-1th-237"),
+        ("sunhl-1th-11-Jan-2017-237 B AP.png", "sunhl-1th-237"),
+        ("sunhl-1th-21-Nov-2016-138 D AP2.png", "sunhl-1th-138"),
+        ("sunhl-1th-21-Nov-2016-138 D AP (2).png", "sunhl-1th-138"),
         ("sunhl-1th-20-Jul-2016-coronal6.png", "training/sunhl-1th-20-Jul-2016-coronal6.png"),
     ],
 )

@@ -14,6 +14,7 @@ from training.__main__ import main
 from training.datasets import landmark_images
 from training.datasets.landmark_images import LandmarkImages, read_landmark_images
 from training.datasets.landmark_splits import kfold_landmarks
+from training.landmark_agreement import label_agreement, labelled_again
 from training.landmark_evaluation import given_angles, landmark_metrics, measured_angles
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "aasce"
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/aas
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once() -> Iterator[None]:
-    """Decode each radiograph once for its size and digest, however often the set is read."""
+    """Decode each radiograph once, however often the set is read."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(landmark_images, "_look_at", cache(landmark_images._look_at))
+        monkeypatch.setattr(landmark_images, "_look_closely", cache(landmark_images._look_closely))
         yield
 
 
@@ -45,6 +46,28 @@ def test_aasce_is_split_by_the_person_in_its_names(real_aasce: LandmarkImages) -
     assert sum(len(split.validation) for split in splits) == 472
     for split in splits:
         assert not {image.person for image in split.train} & {image.person for image in split.validation}
+
+
+def test_radiographs_that_aasce_published_twice_are_one_persons(real_aasce: LandmarkImages) -> None:
+    pairs = [{pair.first.path.stem[10:], pair.second.path.stem[10:]} for pair in real_aasce.repeated]
+    assert len(pairs) == 24
+    # Seen by eye to be one exposure, cut out anew; labelled twice, under numbers of two persons.
+    assert {"10-Jan-2017-238 C AP", "10-Jan-2017-239 C AP"} in pairs
+    assert {"20-Jul-2016-coronal11", "25-Jul-2016-63 C AP"} in pairs
+    assert {"26-Jul-2016-80 A AP", "30-Dec-2016-159 A AP2"} in pairs
+    persons = {image.path.stem[10:]: image.person for image in real_aasce.images}
+    assert persons["10-Jan-2017-238 A AP"] == persons["10-Jan-2017-239 B AP"]
+    assert persons["19-Jan-2017-275 C AP"] == persons["20-Jan-2017-275 D AP"] != persons["16-Jan-2017-274 A AP"]
+    assert len(set(persons.values())) == 223
+
+
+def test_labels_of_the_same_radiographs_differ_as_two_readers_do(real_aasce: LandmarkImages) -> None:
+    agreement = label_agreement(labelled_again(real_aasce.repeated), real_aasce.schema)
+    assert agreement is not None
+    assert 5 < agreement["mre_px"] < 7
+    assert 88 < agreement["sdr_24"] < 95
+    assert 7 < agreement["cobb_smape"] < 10
+    assert agreement["columns"] == {"named": 21, "level_off": 1, "slipped": 2}
 
 
 def test_the_published_angles_are_those_of_the_published_landmarks(real_aasce: LandmarkImages) -> None:
