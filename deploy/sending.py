@@ -11,7 +11,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE
 
-from models.requestor import keep_answers
+from models.requestor import without_races
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _send_one(path: Path, host: str, port: int, ae_title: str) -> Sent:
     if not association.is_established:
         problem = "class or transfer syntax refused" if association.rejected_contexts else "no association"
         return Sent(path, uid, None, problem)
-    keep_answers(association)
+    without_races(association)
     try:
         answer = association.send_c_store(dataset)
     except (ValueError, RuntimeError, AttributeError):

@@ -1,8 +1,9 @@
-"""What every pynetdicom association that we request needs: who we are, no delayed packets, no stolen answers."""
+"""What every pynetdicom association that we request needs: who we are, no delayed packets, no races."""
 
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import suppress
 from typing import Any, Final
 
@@ -54,17 +55,27 @@ def _set(event: Event, option: int) -> None:
             connection.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
-def keep_answers(association: Association) -> None:
-    """Let no response be taken by the association's own thread.
+def without_races(association: Association) -> None:
+    """Take two races with pynetdicom's threads out of an association that is established.
 
-    pynetdicom's reactor thread looks for requests of the peer about every millisecond. ``send_c_store`` pauses it
-    first, yet a reactor that has just passed its checkpoint takes the response from the queue ("Received unexpected
-    C-STORE service message"), and the sender waits for the whole DIMSE timeout. A peer sends no requests to a
-    requestor that negotiated only the SCU role, so the reactor has nothing to look for.
+    Its reactor thread looks for requests of the peer about every millisecond. ``send_c_store`` pauses it first, yet a
+    reactor that has just passed its checkpoint takes the response from the queue ("Received unexpected C-STORE service
+    message"), and the sender waits for the whole DIMSE timeout. A peer sends no requests to a requestor that
+    negotiated only the SCU role, so the reactor has nothing to look for.
+
+    And a peer that falls silent is aborted by the sender, whose DIMSE timeout is over, and by the reactor, whose
+    network timeout is, in the same moment. ``abort`` means to do so once, but both may pass its check; the second
+    A-ABORT then meets a state machine that has no action for it (PS3.8 table 9-10, Evt15 in Sta13), and ends its thread
+    with ``InvalidEventError``.
     """
-    get_msg = association.dimse.get_msg
+    get_msg, abort, one_at_a_time = association.dimse.get_msg, association.abort, threading.RLock()
 
     def only_for_those_who_wait(block: bool = False) -> Any:
         return get_msg(block=True) if block else (None, None)
 
+    def once(block: bool = True) -> None:
+        with one_at_a_time:
+            abort(block)
+
     association.dimse.get_msg = only_for_those_who_wait  # type: ignore[method-assign]
+    association.abort = once  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ from pynetdicom.association import Association
 
 from models.errors import ConfigurationError
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from models.requestor import keep_answers, without_delay
+from models.requestor import without_delay, without_races
 from models.telemetry import get_logger
 from scp.commitment_messages import PUSH_MODEL, PUSH_MODEL_INSTANCE, ServiceStatus, event_type, report_dataset
 from scp.commitment_transactions import HeldTransaction, TransactionFolder, Verdict
@@ -156,7 +156,7 @@ class CommitmentReporter:
         )
         if not association.is_established:
             return None
-        keep_answers(association)
+        without_races(association)
         return association
 
     def _send(self, association: Association, held: HeldTransaction, verdict: Verdict) -> bool:

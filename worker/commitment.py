@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.commitment_reports import CommitmentReport, report_from
 from models.errors import Reason
 from models.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 from models.telemetry import get_logger
 from worker.commitment_records import Asked, CommitmentRecords
 from worker.metrics import DeliveryMetrics
@@ -132,15 +132,15 @@ def _send(association: Association, asked: Asked) -> AskResult:
     request = Dataset()
     request.TransactionUID = asked.transaction_uid
     request.ReferencedSOPSequence = [_reference(*uids) for uids in asked.references]
-    # The association's own thread serves the report, and must not take the response; see `keep_answers`.
-    keep_answers(association)
+    # The association's own thread serves the report, and must not take the response; see `without_races`.
+    without_races(association)
     try:
         answer, _ = association.send_n_action(request, REQUEST_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE)
     except (RuntimeError, ValueError, AttributeError, OSError) as error:
         log.warning("commitment_request_failed", exc_info=error)
         return AskResult(reason=Reason.DESTINATION_UNREACHABLE)
     finally:
-        del association.dimse.get_msg  # what `keep_answers` put there: from here on reports are served
+        del association.dimse.get_msg  # what `without_races` put there: from here on reports are served
     if "Status" not in answer:
         return AskResult(reason=Reason.DESTINATION_UNREACHABLE)
     status = int(answer.Status)

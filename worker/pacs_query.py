@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from models.errors import Reason, Transient
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 from worker.sender import tls_arguments
 from worker.settings import Destination
 
@@ -92,6 +92,6 @@ class PacsQuery:
             if association.is_aborted and association.rejected_contexts:
                 raise Transient(Reason.DESTINATION_REJECTED_CONTEXT, f"{self.name} offers no C-FIND")
             raise self._unreachable()
-        keep_answers(association)
+        without_races(association)
         self._association = association
         return association

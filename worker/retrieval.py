@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from models.errors import Reason, Transient, Unprocessable
 from models.pixels.syntaxes import DECODABLE_TRANSFER_SYNTAXES
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 from models.telemetry import get_logger
 from worker.backfill_selection import Candidate
 from worker.sender import tls_arguments
@@ -111,7 +111,7 @@ class Retriever:
         )
         if not association.is_established:
             raise Transient(Reason.DESTINATION_UNREACHABLE)
-        keep_answers(association)
+        without_races(association)
         self._association = association
         return association
 

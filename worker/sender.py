@@ -21,7 +21,7 @@ from pydicom.uid import (
 from pynetdicom.association import Association
 
 from models.errors import ConfigurationError, Reason
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 from models.telemetry import get_logger
 from worker.settings import Destination, RemoteEntity
 
@@ -162,7 +162,7 @@ class Sender:
             accepted_nothing = association.is_aborted and bool(association.rejected_contexts)
             self._association = None
             return association if accepted_nothing else None
-        keep_answers(association)
+        without_races(association)
         self._association = association
         self._used_at = time.monotonic()
         return association

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
 from models.diagnosis.checks import Finding, failure, ok, warning
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 ASKED_SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -181,7 +181,7 @@ def _associate(peer: Peer, timeout_s: float) -> Iterator[Finding]:
         if not association.is_established:
             yield _refusal(association, peer, timeout_s)
             return
-        keep_answers(association)
+        without_races(association)
         accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
         yield from _foreign(association, peer)
         if VERIFICATION in accepted:

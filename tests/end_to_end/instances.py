@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
-from models.requestor import keep_answers
+from models.requestor import without_races
 
 PATIENT_NAME = "PLANTEDSURNAME^PLANTEDGIVEN"
 PATIENT_ID = "PLANTEDID0042"
@@ -70,7 +70,7 @@ class Sender:
                 entity.add_requested_context(dataset.SOPClassUID, [dataset.file_meta.TransferSyntaxUID])
                 entity.dimse_timeout = entity.acse_timeout = entity.network_timeout = 10
                 association = entity.associate(self.host, self.port, ae_title="RADSTREAM")
-                keep_answers(association)
+                without_races(association)
             uid = str(dataset.SOPInstanceUID)
             status = None
             if association.is_established:

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
-from models.requestor import keep_answers
+from models.requestor import without_races
 from tests.end_to_end.hosts import Host
 
 SCP_PORT = 11112
@@ -106,7 +106,7 @@ class Modality:
         entity.connection_timeout = 2
         association = entity.associate(scp.address, SCP_PORT, ae_title="RADSTREAM")
         if association.is_established:
-            keep_answers(association)
+            without_races(association)
             return association
         with self._lock:
             self.by_scp[scp.name].unreachable += 1

@@ -37,7 +37,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 sys.path.insert(0, str(Path(__file__).parent))
 
 from deploy.launcher import free_port
-from models.requestor import keep_answers
+from models.requestor import without_races
 from models.spool import Spool, SpoolEntry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,7 +234,7 @@ def associate() -> Iterator[Callable[..., Association]]:
         entity = AE(ae_title)
         contexts = [build_context("1.2.840.10008.1.1"), build_context(sop_class, list(syntaxes))]
         association = entity.associate("127.0.0.1", scp.port, contexts, ae_title=called, **options)
-        keep_answers(association)
+        without_races(association)
         made.append(association)
         return association
 

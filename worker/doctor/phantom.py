@@ -26,7 +26,7 @@ from models.records.findings import delete_findings
 from models.records.outputs import Delivery, DeliveryState, Output
 from models.records.sessions import open_database, session_factory
 from models.records.summaries import StudySummary
-from models.requestor import keep_answers, requesting_entity, without_delay
+from models.requestor import requesting_entity, without_delay, without_races
 from models.settings import Settings
 from worker.outbox import AnyOutbox, open_outbox
 from worker.phantom import PHANTOM_ROOT, make_phantom
@@ -118,7 +118,7 @@ def _send(phantom: Dataset, trip: Trip, settings: Settings) -> Finding:
         return failure(
             f"{place} gives no association for C-STORE", "python -m worker doctor --only scp --scp … says why"
         )
-    keep_answers(association)
+    without_races(association)
     try:
         status = association.send_c_store(phantom).get("Status")
     except (RuntimeError, ValueError, OSError):

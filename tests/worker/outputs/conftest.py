@@ -30,7 +30,7 @@ from pynetdicom import AE
 from deploy.launcher import free_port
 from models.engines.engine import EngineInfo
 from models.pixels.header import read_header
-from models.requestor import keep_answers
+from models.requestor import without_races
 from models.store.manifest import Manifest
 from worker.findings import Classification
 from worker.outputs.common_modules import OutputOrder
@@ -207,7 +207,7 @@ class Peer:
         ae = AE("RADSTREAM")
         ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
         association = ae.associate("127.0.0.1", self.port, ae_title=self.title)
-        keep_answers(association)
+        without_races(association)
         assert association.is_established
         try:
             return int(association.send_c_store(dataset).Status)
