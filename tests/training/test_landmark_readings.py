@@ -41,7 +41,7 @@ def _located(schema: LandmarkSchema, images: list[LandmarkImage], points: np.nda
 
 @pytest.mark.parametrize("scatter", [1.0, 2.0])
 def test_the_scatter_of_the_readers_is_found(scatter: float) -> None:
-    assert found_tilt_scatter(_answers(120, scatter)) == pytest.approx(scatter, abs=0.4)
+    assert found_tilt_scatter(_answers(60, scatter)) == pytest.approx(scatter, abs=0.4)
 
 
 def test_landmarks_that_readers_agree_on_are_measured_as_they_lie() -> None:
