@@ -21,9 +21,9 @@ from training.datasets.landmark_images import AUTO, LandmarkImage, LandmarkImage
 from training.datasets.landmark_rows import LandmarkFormat
 from training.datasets.problems import Level, Problem, counted, gravest_first
 from training.datasets.reading import Unreadable, read_each, read_radiograph
-from training.landmark_agreement import label_agreement, labelled_again
+from training.landmark_agreement import label_agreement
 from training.landmark_measure import describe_landmarks
-from training.landmark_problems import SEVERITIES, find_landmark_problems, repeated_radiographs, severity_of
+from training.landmark_problems import SEVERITIES, find_landmark_problems, near_duplicates, severity_of
 
 Progress = Callable[[Sequence[Path]], Iterable[Path]]
 """Wraps the paths of a set to show how far the reading is."""
@@ -127,11 +127,11 @@ def check_landmarks(
     sizes = sorted((image.size for image in images), key=lambda size: size[0] * size[1])
     vertebrae = _count_vertebrae(images, found)
     looked_at = {image.source for image in images}
-    repeated = [pair for pair in found.repeated if {pair.first.source, pair.second.source} <= looked_at]
+    pairs = [pair for pair in found.near_duplicates if {pair.first.source, pair.second.source} <= looked_at]
     problems = [
         *unread([*found.unreadable, *lost], found.missing, data_dir),
         *find_landmark_problems(images, deviations, vertebrae),
-        *repeated_radiographs(repeated),
+        *near_duplicates(pairs),
         *_excluded(found),
     ]
     return LandmarkDataReport(
@@ -144,7 +144,7 @@ def check_landmarks(
         *(sizes[0], sizes[len(sizes) // 2], sizes[-1]),
         tuple(_count(images, name) for name in sorted({image.split for image in images})),
         vertebrae,
-        label_agreement(labelled_again(repeated), found.schema),
+        label_agreement(pairs, found.schema),
         gravest_first(problems),
     )
 

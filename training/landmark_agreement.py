@@ -7,41 +7,33 @@ labels than these from one another cannot be told from one without error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from models.spine.schemas import LandmarkSchema
-from training.datasets.landmark_images import RepeatedRadiograph
+from training.datasets.landmark_images import NearDuplicatePair
 from training.landmark_evaluation import landmark_metrics
 
-_REPLICATES = 1000
+_REPLICATES: Final = 1000
 
 
-def labelled_again(pairs: Sequence[RepeatedRadiograph]) -> list[RepeatedRadiograph]:
-    """Give the pairs whose labels, usable both, do not belong to one file that was copied."""
-    return [
-        pair
-        for pair in pairs
-        if pair.first.usable and pair.second.usable and pair.first.pixels_sha256 != pair.second.pixels_sha256
-    ]
-
-
-def label_agreement(pairs: Sequence[RepeatedRadiograph], schema: LandmarkSchema) -> dict[str, Any] | None:
+def label_agreement(pairs: Sequence[NearDuplicatePair], schema: LandmarkSchema) -> dict[str, Any] | None:
     """Measure the labels of the first of each pair as if a network had given them for the second.
 
     Args:
-        pairs: of `labelled_again`.
+        pairs: of one set; those with a faulty label are left out.
         schema: of the landmarks.
 
     Returns:
-        as `training.landmark_evaluation.landmark_metrics`, intervals over persons; None of no pair.
+        as `training.landmark_evaluation.landmark_metrics`, intervals over persons; None where no pair is left.
     """
-    if not pairs:
+    sound = [pair for pair in pairs if pair.first.usable and pair.second.usable]
+    if not sound:
         return None
     return landmark_metrics(
-        [pair.second for pair in pairs],
-        np.stack([pair.transferred for pair in pairs]),
+        [pair.second for pair in sound],
+        np.stack([pair.transferred for pair in sound]),
         schema,
         bootstrap=_REPLICATES,
     )

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from training.datasets.landmark_faults import UNUSABLE, LandmarkFault, LandmarkRepair
-from training.datasets.landmark_images import LandmarkImage, RepeatedRadiograph
+from training.datasets.landmark_images import LandmarkImage, NearDuplicatePair
 from training.datasets.problems import (
     Level,
     Problem,
@@ -105,17 +105,16 @@ def _same_pixels(images: Sequence[LandmarkImage]) -> Iterator[Problem]:
         yield problem_of(Level.NOTE, "duplicates", message, rest)
 
 
-def repeated_radiographs(pairs: Sequence[RepeatedRadiograph]) -> list[Problem]:
+def near_duplicates(pairs: Sequence[NearDuplicatePair]) -> list[Problem]:
     """Find pairs of images that are one radiograph, though not one file; they have one person already."""
-    different = [(pair.first, pair.second) for pair in pairs if pair.first.pixels_sha256 != pair.second.pixels_sha256]
-    if not different:
+    if not pairs:
         return []
     message = (
-        f"{counted(len(different), 'pair')} of images that are one radiograph, cut out or scaled differently. All "
-        "images of their persons count as one person's here, whatever their names say; who splits by names measures "
-        "on films that were fitted."
+        f"{counted(len(pairs), 'pair')} of images that are one radiograph, cut out or scaled differently. All images "
+        "of their persons count as one person's here, whatever their names say; who splits by names measures on films "
+        "that were fitted."
     )
-    return [problem_of(Level.WARNING, "repeated_radiographs", message, different)]
+    return [problem_of(Level.WARNING, "near_duplicates", message, [(pair.first, pair.second) for pair in pairs])]
 
 
 def _same_points(one: LandmarkImage, other: LandmarkImage) -> bool:

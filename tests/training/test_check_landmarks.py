@@ -283,7 +283,7 @@ def test_a_radiograph_that_was_labelled_twice_says_how_far_labels_agree(
     framed = np.pad(noise(0), ((16, 0), (0, 0)))
     sound.add(column() + np.array([0, 24]), framed, name="set-77 A AP.png", split="training")
     status, report = check(sound.write(), capsys)
-    problem = codes(report)["repeated_radiographs"]
+    problem = codes(report)["near_duplicates"]
     assert (status, problem["level"]) == (0, "warning")
     assert problem["groups"] == [["training/set-01-000 A AP.png", "training/set-77 A AP.png"]]
     assert report["persons"] == 8
@@ -313,5 +313,5 @@ def test_copies_of_a_file_say_nothing_of_how_labels_agree(
     sound.add(image=noise(0), name="set-77 A AP.png", split="training")
     _, report = check(sound.write(), capsys)
     assert report["agreement"] is None
-    assert "repeated_radiographs" not in codes(report)
+    assert "near_duplicates" not in codes(report)
     assert "duplicates" in codes(report)

@@ -86,7 +86,7 @@ def read_aasce(data_dir: Path, split: str | None) -> LandmarkTable:
 def person_of_name(name: str) -> str | None:
     """Give the person of a file of the set; None where the name says nothing of it.
 
-    Some persons have two numbers, see `training.datasets.repeated_radiographs`.
+    Some persons have two numbers, see `training.datasets.near_duplicates`.
     """
     found = _SERIES_NAME.fullmatch(Path(name).stem)
     return f"{found['set']}-{found['number']}" if found else None

@@ -32,8 +32,9 @@ from training.datasets.generic_landmarks import is_generic, read_generic
 from training.datasets.landmark_faults import UNUSABLE, LandmarkFault, LandmarkRepair, find_faults, repaired
 from training.datasets.landmark_rows import SCHEMA_OF, Angles, LandmarkFormat, LandmarkRow, LandmarkTable, Points
 from training.datasets.listing import TRAIN_SPLIT_NAMES, same_split, spread
+from training.datasets.near_duplicates import Keypoints, NearDuplicate, find_near_duplicates, keypoints_of
 from training.datasets.reading import Unreadable, digest_of, person_of_header, read_each, read_radiograph
-from training.datasets.repeated_radiographs import Keypoints, Repetition, find_repetitions, keypoints_of
+from training.datasets.splits import joined
 
 AUTO: Final = "auto"
 TRAINING: Final = "training"
@@ -89,7 +90,7 @@ class LandmarkImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RepeatedRadiograph:
+class NearDuplicatePair:
     """Two images of a set that are pictures of one radiograph.
 
     Attributes:
@@ -113,7 +114,8 @@ class LandmarkImages:
         unreadable: files that could not be read, or whose landmarks could not.
         missing: names that the set has landmarks for and its directory lacks.
         excluded: names that were left out on request.
-        repeated: pairs of readable images that are one radiograph; of formats whose persons are not sure.
+        near_duplicates: pairs of readable images that are one radiograph, but not one file; looked for in formats whose
+            persons are not sure.
     """
 
     format: LandmarkFormat
@@ -122,7 +124,7 @@ class LandmarkImages:
     unreadable: tuple[Unreadable, ...]
     missing: tuple[str, ...]
     excluded: tuple[str, ...]
-    repeated: tuple[RepeatedRadiograph, ...] = ()
+    near_duplicates: tuple[NearDuplicatePair, ...] = ()
 
     @property
     def schema(self) -> LandmarkSchema:
@@ -189,16 +191,17 @@ def read_landmark_images(
         images.append(_as_image(row, outcome, row.path.relative_to(data_dir).as_posix()))
         if outcome.keypoints is not None:
             keypoints.append(outcome.keypoints)
-    repetitions = find_repetitions(keypoints)
-    images = _one_person_each(images, repetitions)
-    repeated = tuple(_as_repeated(images, repetition) for repetition in repetitions)
+    duplicates = find_near_duplicates(keypoints)
+    images = _one_person_each(images, duplicates)
+    pairs = (_as_pair(images, duplicate) for duplicate in duplicates)
+    near = tuple(pair for pair in pairs if pair.first.pixels_sha256 != pair.second.pixels_sha256)
     images.sort(key=lambda image: image.source)
     kept = tuple(image for image in images if keep_faulty or image.usable)
     if not kept:
         raise ConfigurationError(f"{data_dir}: none of its {len(table.rows)} images with landmarks can be used")
     faulty = tuple(image for image in images if not (keep_faulty or image.usable))
     return LandmarkImages(
-        *(table.format, kept, faulty, tuple(unreadable), table.missing, tuple(dict.fromkeys(excluded))), repeated
+        *(table.format, kept, faulty, tuple(unreadable), table.missing, tuple(dict.fromkeys(excluded))), near
     )
 
 
@@ -256,25 +259,19 @@ def _look_closely(path: Path) -> _Look:
     return replace(_look_of(radiograph), keypoints=keypoints_of(radiograph))
 
 
-def _one_person_each(images: Sequence[LandmarkImage], repetitions: Sequence[Repetition]) -> list[LandmarkImage]:
+def _one_person_each(images: Sequence[LandmarkImage], duplicates: Sequence[NearDuplicate]) -> list[LandmarkImage]:
     """Give images the person that pictures of their radiographs have in common; by the name that comes first."""
-    renamed: dict[str, str] = {}
-
-    def now(person: str) -> str:
-        while person in renamed:
-            person = renamed[person]
-        return person
-
-    for repetition in repetitions:
-        one, other = sorted(now(images[place].person) for place in (repetition.first, repetition.second))
-        if one != other:
-            renamed[other] = one
-    return [replace(image, person=now(image.person)) for image in images]
+    keys = [[f"person {image.person}"] for image in images]
+    for number, duplicate in enumerate(duplicates):
+        for place in (duplicate.first, duplicate.second):
+            keys[place].append(f"radiograph {number}")
+    person = {place: min(images[each].person for each in group) for group in joined(keys) for place in group}
+    return [replace(image, person=person[place]) for place, image in enumerate(images)]
 
 
-def _as_repeated(images: Sequence[LandmarkImage], repetition: Repetition) -> RepeatedRadiograph:
-    first, second = images[repetition.first], images[repetition.second]
-    return RepeatedRadiograph(first, second, repetition.to_second(first.points))
+def _as_pair(images: Sequence[LandmarkImage], duplicate: NearDuplicate) -> NearDuplicatePair:
+    first, second = images[duplicate.first], images[duplicate.second]
+    return NearDuplicatePair(first, second, duplicate.to_second(first.points))
 
 
 def _as_image(row: LandmarkRow, look: _Look, source: str) -> LandmarkImage:

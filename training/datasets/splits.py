@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,7 +101,19 @@ class OfPerson(Protocol):
 
 def connected(images: Sequence[OfPerson]) -> list[list[int]]:
     """Group the places of images that share a person or their pixels, directly or through others."""
-    parent = list(range(len(images)))
+    return joined([(f"person {image.person}", f"pixels {image.pixels_sha256}") for image in images])
+
+
+def joined(keys: Sequence[Iterable[str]]) -> list[list[int]]:
+    """Group the places of what shares a key, directly or through others.
+
+    Args:
+        keys: of each.
+
+    Returns:
+        groups of places, each in order, in the order of their first ones.
+    """
+    parent = list(range(len(keys)))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -110,11 +122,11 @@ def connected(images: Sequence[OfPerson]) -> list[list[int]]:
         return i
 
     first_with: dict[str, int] = {}
-    for i, image in enumerate(images):
-        for key in (f"person {image.person}", f"pixels {image.pixels_sha256}"):
+    for i, own in enumerate(keys):
+        for key in own:
             parent[root(i)] = root(first_with.setdefault(key, i))
     groups: dict[int, list[int]] = defaultdict(list)
-    for i in range(len(images)):
+    for i in range(len(keys)):
         groups[root(i)].append(i)
     return list(groups.values())
 

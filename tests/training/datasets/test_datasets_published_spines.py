@@ -14,7 +14,7 @@ from training.__main__ import main
 from training.datasets import landmark_images
 from training.datasets.landmark_images import LandmarkImages, read_landmark_images
 from training.datasets.landmark_splits import kfold_landmarks
-from training.landmark_agreement import label_agreement, labelled_again
+from training.landmark_agreement import label_agreement
 from training.landmark_evaluation import given_angles, landmark_metrics, measured_angles
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "aasce"
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/aas
 @pytest.fixture(scope="module", autouse=True)
 def read_once() -> Iterator[None]:
     """Decode each radiograph once, however often the set is read, and look once for those that are there twice."""
-    find = cache(landmark_images.find_repetitions)
+    find = cache(landmark_images.find_near_duplicates)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(landmark_images, "find_repetitions", lambda keypoints: find(tuple(keypoints)))
+        monkeypatch.setattr(landmark_images, "find_near_duplicates", lambda keypoints: find(tuple(keypoints)))
         monkeypatch.setattr(landmark_images, "_look_closely", cache(landmark_images._look_closely))
         yield
 
@@ -51,7 +51,7 @@ def test_aasce_is_split_by_the_person_in_its_names(real_aasce: LandmarkImages) -
 
 
 def test_radiographs_that_aasce_published_twice_are_one_persons(real_aasce: LandmarkImages) -> None:
-    pairs = [{pair.first.path.stem[10:], pair.second.path.stem[10:]} for pair in real_aasce.repeated]
+    pairs = [{pair.first.path.stem[10:], pair.second.path.stem[10:]} for pair in real_aasce.near_duplicates]
     assert len(pairs) == 24
     # Seen by eye to be one exposure, cut out anew; labelled twice, under numbers of two persons.
     assert {"10-Jan-2017-238 C AP", "10-Jan-2017-239 C AP"} in pairs
@@ -64,7 +64,7 @@ def test_radiographs_that_aasce_published_twice_are_one_persons(real_aasce: Land
 
 
 def test_labels_of_the_same_radiographs_differ_as_two_readers_do(real_aasce: LandmarkImages) -> None:
-    agreement = label_agreement(labelled_again(real_aasce.repeated), real_aasce.schema)
+    agreement = label_agreement(real_aasce.near_duplicates, real_aasce.schema)
     assert agreement is not None
     assert 5 < agreement["mre_px"] < 7
     assert 88 < agreement["sdr_24"] < 95

@@ -9,7 +9,7 @@ from landmark_sets import AasceWriter, column
 
 from models.pixels.radiograph import Radiograph
 from training.datasets.landmark_images import read_landmark_images
-from training.datasets.repeated_radiographs import Keypoints, find_repetitions, keypoints_of
+from training.datasets.near_duplicates import Keypoints, find_near_duplicates, keypoints_of
 
 
 def film(seed: int, rows: int = 700, columns: int = 350) -> np.ndarray:
@@ -40,36 +40,36 @@ def points_of(*films: np.ndarray) -> list[Keypoints]:
 def test_one_radiograph_in_other_cuts_scales_and_tones_is_found(scale: float, gamma: float) -> None:
     original = film(1)
     first, other = film(2), film(3)
-    found = find_repetitions(points_of(first, original, other, again(original, scale, gamma=gamma)))
-    (repetition,) = found
-    assert (repetition.first, repetition.second) == (1, 3)
+    found = find_near_duplicates(points_of(first, original, other, again(original, scale, gamma=gamma)))
+    (duplicate,) = found
+    assert (duplicate.first, duplicate.second) == (1, 3)
     corners = np.array([[20.0, 30.0], [350.0, 700.0], [120.0, 430.0]])
-    np.testing.assert_allclose(repetition.to_second(corners), (corners - [20, 30]) * scale, atol=1.5)
+    np.testing.assert_allclose(duplicate.to_second(corners), (corners - [20, 30]) * scale, atol=1.5)
 
 
 def test_places_are_in_pixels_of_the_original_however_large_it_is() -> None:
     small = film(1)
     large = cv2.resize(small, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
-    (repetition,) = find_repetitions(points_of(small, large))
-    np.testing.assert_allclose(repetition.to_second(np.array([[100.0, 300.0]])), [[300, 900]], atol=1.5)
+    (duplicate,) = find_near_duplicates(points_of(small, large))
+    np.testing.assert_allclose(duplicate.to_second(np.array([[100.0, 300.0]])), [[300, 900]], atol=1.5)
 
 
 def test_a_film_that_is_turned_is_another_exposure() -> None:
     original = film(1)
-    assert find_repetitions(points_of(original, again(original, turn=2.0))) == []
+    assert find_near_duplicates(points_of(original, again(original, turn=2.0))) == []
 
 
 def test_a_film_of_which_but_a_part_is_the_same_is_another_exposure() -> None:
     original, bent = film(1), film(1)
     bent[350:] = np.roll(bent[350:], 12, axis=1)
-    assert find_repetitions(points_of(original, bent)) == []
+    assert find_near_duplicates(points_of(original, bent)) == []
 
 
 def test_films_that_show_nothing_are_no_pair() -> None:
     black = np.zeros((300, 200), np.uint8)
     assert points_of(black)[0].places.shape == (0, 2)
-    assert find_repetitions(points_of(black, black, film(1))) == []
-    assert find_repetitions([]) == []
+    assert find_near_duplicates(points_of(black, black, film(1))) == []
+    assert find_near_duplicates([]) == []
 
 
 def test_pictures_of_one_radiograph_make_their_persons_one(aasce: AasceWriter) -> None:
@@ -88,9 +88,9 @@ def test_pictures_of_one_radiograph_make_their_persons_one(aasce: AasceWriter) -
     # The coronal film is of 02, and so is that of 05; the name that is first in the alphabet stands.
     assert {persons[name] for name in pictures if name != "set-07 A AP.png"} == {"set-02"}
     assert persons["set-07 A AP.png"] == "set-07"
-    assert [(pair.first.path.name, pair.second.path.name) for pair in found.repeated] == [
+    assert [(pair.first.path.name, pair.second.path.name) for pair in found.near_duplicates] == [
         ("set-05 A AP.png", "set-02 A AP.png"),
         ("set-02 B AP.png", "coronal.png"),
     ]
-    (first, _) = found.repeated
+    (first, _) = found.near_duplicates
     np.testing.assert_allclose(first.transferred, (first.first.points - [20, 30]) * 0.93, atol=1.5)

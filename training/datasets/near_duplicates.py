@@ -1,4 +1,4 @@
-"""Finds radiographs that a set holds more than once, cut out and scaled differently, as by two hands at two times.
+"""Finds near duplicates: radiographs that a set holds twice, cut out and scaled differently, as by two hands.
 
 Their pixels differ, and so do their names, so that neither a digest nor a table of persons tells. Two pictures of one
 exposure are a similarity apart, without a turn: nearly all the points that look alike in both lie within a pixel of it.
@@ -64,7 +64,7 @@ class Keypoints:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Repetition:
+class NearDuplicate:
     """Two pictures of one radiograph.
 
     Attributes:
@@ -98,7 +98,7 @@ def keypoints_of(radiograph: Radiograph) -> Keypoints:
     return Keypoints(places.astype(np.float32), np.sqrt(shares).astype(np.float32), unit)
 
 
-def find_repetitions(radiographs: Sequence[Keypoints]) -> list[Repetition]:
+def find_near_duplicates(radiographs: Sequence[Keypoints]) -> list[NearDuplicate]:
     """Find every pair that is one radiograph.
 
     All pairs are looked at: some seconds for five hundred radiographs, four times as long for twice as many.
@@ -113,7 +113,7 @@ def find_repetitions(radiographs: Sequence[Keypoints]) -> list[Repetition]:
     for first, second in _alike_at_first_sight(radiographs):
         transform = _similarity(radiographs[first], radiographs[second])
         if transform is not None:
-            found.append(Repetition(first, second, transform))
+            found.append(NearDuplicate(first, second, transform))
     return found
 
 
